@@ -1,0 +1,59 @@
+"""cellzoo: a pluggable research framework for recurrent cell variants."""
+
+from typing import TYPE_CHECKING, Any
+
+from cellzoo.cells import (
+    Extra,
+    Gate,
+    GatedCell,
+    State,
+    build_cell,
+    list_cells,
+    option,
+    register_cell,
+)
+from cellzoo.convert import from_i2h_h2h
+from cellzoo.inits import Init, list_inits, register_init
+from cellzoo.registry import DuplicateNameError, UnknownNameError
+from cellzoo.rnn import RNN
+
+if TYPE_CHECKING:
+    from cellzoo.runs import load_run
+    from cellzoo.tasks import Task, list_tasks, register_task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RNN",
+    "DuplicateNameError",
+    "Extra",
+    "Gate",
+    "GatedCell",
+    "Init",
+    "State",
+    "Task",
+    "UnknownNameError",
+    "build_cell",
+    "from_i2h_h2h",
+    "list_cells",
+    "list_inits",
+    "list_tasks",
+    "load_run",
+    "option",
+    "register_cell",
+    "register_init",
+    "register_task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Tasks bring in Lightning, which `import cellzoo` does not.
+    if name in ("Task", "list_tasks", "register_task"):
+        from cellzoo import tasks
+
+        return getattr(tasks, name)
+    if name == "load_run":
+        from cellzoo.runs import load_run
+
+        return load_run
+    raise AttributeError(f"module 'cellzoo' has no attribute {name!r}")

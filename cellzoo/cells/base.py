@@ -1,0 +1,494 @@
+"""The base class of every cell: it owns the fused projections and the split into named gates.
+
+An author writes gates, states and `update`; what else a published cell may need is declared
+(declare.py). Shapes, with B the batch, I the input size, H the hidden size, G the gates' number:
+
+    x_t (B, I) · states (B, H) · weight_ih (G·H, I) · weight_hh (G·H, H) · bias_ih, bias_hh (G·H)
+
+The rows of weights and biases are the gates' in the order in which they are declared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cellzoo.cells.declare import OptionSpec, State
+from cellzoo.cells.layout import Block, Layout, gather
+from cellzoo.cells.preactivations import Part, PreActivations
+from cellzoo.registry import Registry, nearest
+
+cells: Registry[type[GatedCell]] = Registry("cell")
+
+
+class GateWeights(NamedTuple):
+    """One gate's blocks of the fused parameters, as views; None where the gate has none."""
+
+    weight_ih: Tensor | None
+    weight_hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+
+class Step(NamedTuple):
+    """What one step gives: the new states in declared order, and the output."""
+
+    states: tuple[Tensor, ...]
+    output: Tensor
+
+
+class GatedCell(nn.Module):
+    """A recurrent cell: named gates, named states and an update.
+
+    Args:
+        input_size: I, the width of x.
+        hidden_size: H, the width of a gate and of a state that declares no other.
+        bias: whether the fused biases exist.
+        device, dtype: of the parameters.
+        options: the cell's own, see `option`.
+
+    A cell declares, as class attributes or as properties that read its options:
+
+        gates      names, or names to `Gate`, in the order of the rows of the fused weights
+        states     names, or names to `State`; the first is the output unless `update` says other
+        extra      further parameters by name, `Extra`
+        keep       the gate that keeps the memory: +1 if a large value keeps, −1 if it overwrites
+        write      likewise the gate that lets new content in, where it is one of its own
+        biases     which fused biases there are: ("ih", "hh") unless the paper has one
+        derived    recurrent weights that `recurrent_weights` makes, so that none is owned
+        elapsed_time   whether steps take the time since the last one, as `a.x.dt` (B, 1)
+        engines    the engines that may run it (None: any), `engines_reason` saying why
+
+    Raises:
+        ValueError, TypeError: a size is not a positive whole number, or an option is unknown or
+            not among its choices.
+    """
+
+    gates: ClassVar[Any] = ()
+    states: ClassVar[Any] = ("h",)
+    extra: ClassVar[Any] = {}
+    keep: ClassVar[Any] = {}
+    write: ClassVar[Any] = {}
+    biases: ClassVar[tuple[str, ...]] = ("ih", "hh")
+    derived: ClassVar[tuple[str, ...]] = ()
+    elapsed_time: ClassVar[bool] = False
+    engines: ClassVar[tuple[str, ...] | None] = None
+    engines_reason: ClassVar[str] = ""
+    native: ClassVar[str | None] = None
+    paper: ClassVar[str] = ""
+    registered_name: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.input_size = positive("input_size", input_size)
+        self.hidden_size = positive("hidden_size", hidden_size)
+        self.bias = bool(bias)
+        self.options = self._resolve(options)
+        for name, value in self.options.items():
+            setattr(self, name, value)
+        self.layout = Layout.of(self)
+        self._make_parameters(device, dtype)
+
+    if TYPE_CHECKING:  # declared parameters and options are read as attributes
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    # -- what an author writes ---------------------------------------------------------------
+
+    def update(self, a: PreActivations, s: Any) -> Any:
+        """One step: pre-activations and states to new states. Pure; see `engines.purity`.
+
+        Returns the new states in declared order (one tensor where there is one), or
+        `(states, output)` with states a tuple where the output is not the first state.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no update")
+
+    def project(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """All that ignores the state, for a whole sequence in one product.
+
+        x is (…, I), time first; packed input comes as (rows, I). Returns the fused projection
+        (…, G·H), or a dict of it under "all" and of further tensors of the same leading shape,
+        which `update` sees as `a.x.<name>`. Random masks are drawn here; buffers are read here.
+        """
+        return self.project_gates(x)
+
+    def recurrent_weights(self) -> dict[str, Tensor]:
+        """The recurrent weights by parameter name, made once a sequence.
+
+        Override it for a block that is a transform of a parameter: antisymmetric, masked, low
+        rank (then name the weight in `derived`).
+        """
+        return {
+            name: getattr(self, name) for name in self.layout.blocks if name not in self.derived
+        }
+
+    @property
+    def output_size(self) -> int:
+        """The output's width."""
+        return self.hidden_size
+
+    # -- for authors to call -----------------------------------------------------------------
+
+    def product(self, gate: str | tuple[str, ...], v: Tensor) -> Any:
+        """A product within the step: the block of a late gate (bias_hh included), or the matrix
+        `Extra` of that name, applied to v. Several late gates of one operand make one product.
+        """
+        if isinstance(gate, str) and gate in self._matrices:
+            matrix = getattr(self, gate)
+            return functional.linear(v, matrix).to(matrix.dtype)
+        names = (gate,) if isinstance(gate, str) else tuple(gate)
+        if names not in self._late:
+            self._late[names] = self._gather(names, late=True)
+        block, weight, bias = self._late[names]
+        fused = block.product(v, weight, bias, len(names)).to(weight.dtype)
+        if isinstance(gate, str):
+            return fused
+        return fused.split([block.rows[name] for name in names], -1)
+
+    def project_gates(self, x: Tensor) -> Tensor:
+        """The fused input projection, (…, I) to (…, G·H)."""
+        if self.weight_ih is None:
+            return x.new_empty(*x.shape[:-1], 0)
+        return functional.linear(x, self.weight_ih, self.bias_ih).to(self.weight_ih.dtype)
+
+    def split(self, fused: Tensor) -> tuple[Tensor, ...]:
+        """A fused tensor (…, G·H) by gate, in declared order."""
+        return fused.split([self.width(gate.width) for gate in self.layout.gates.values()], -1)
+
+    # -- for users ---------------------------------------------------------------------------
+
+    def gate_weights(self) -> dict[str, GateWeights]:
+        """Each gate's W, U and biases by name, as views of the fused parameters."""
+
+        def view(parameter: str, rows: slice | None) -> Tensor | None:
+            tensor = getattr(self, parameter, None)
+            return None if tensor is None or rows is None else tensor[rows]
+
+        return {
+            gate: GateWeights(
+                view("weight_ih", self.layout.x_rows.get(gate)),
+                view(*self.layout.h_rows.get(gate, ("weight_hh", None))),
+                view("bias_ih", self.layout.x_rows.get(gate)),
+                view("bias_hh", self.layout.bias_rows.get(gate)),
+            )
+            for gate in self.layout.gates
+        }
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Each state's initial value, (batch, width), in declared order."""
+        like: Tensor = next(p for p in self._parameters.values() if p is not None)
+        return tuple(
+            torch.full(
+                (batch, self.width(state.width)),
+                state.initial,
+                dtype=_state_dtype(state, like.dtype),
+                device=like.device,
+            )
+            for state in self.layout.states.values()
+        )
+
+    def step(self, x_t: Tensor, state: Any = None, dt: Tensor | None = None) -> tuple[Tensor, Any]:
+        """One step by itself.
+
+        Args:
+            x_t: (B, I).
+            state: (B, H), or a tuple of such for more states; None: the initial state.
+            dt: the elapsed time (B,), for cells that take it; None: 1.
+
+        Returns:
+            The output (B, H) and the new state, in the form in which it came.
+        """
+        from cellzoo.engines.purity import check  # the engines know cells, not the other way
+
+        check(self)
+        if x_t.dim() != 2 or x_t.shape[-1] != self.input_size:
+            raise ValueError(f"x_t must be (batch, {self.input_size}), not {tuple(x_t.shape)}")
+        states = self.initial_state(len(x_t)) if state is None else self.as_states(state)
+        prepared = self.prepare()
+        result = prepared.advance(prepared.project_sequence(x_t, dt), states)
+        return result.output, self.as_given(result.states)
+
+    forward = step
+
+    def as_states(self, state: Any) -> tuple[Tensor, ...]:
+        """A state as users give it (a tensor, or a tuple of several) as a tuple."""
+        states = (state,) if isinstance(state, Tensor) else tuple(state)
+        if len(states) != len(self.layout.states):
+            names = ", ".join(self.layout.states)
+            raise ValueError(f"expected the states ({names}), got {len(states)} tensors")
+        return states
+
+    def as_given(self, states: tuple[Tensor, ...]) -> Any:
+        """A tuple of states as users get it: one tensor where there is one state."""
+        return states[0] if len(states) == 1 else states
+
+    # -- for engines -------------------------------------------------------------------------
+
+    def bind(
+        self,
+        parameters: Mapping[str, Tensor | None],
+        buffers: Mapping[str, Tensor | None] | None = None,
+    ) -> Self:
+        """A shallow copy that reads these tensors for its parameters (and buffers)."""
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone.__dict__["_parameters"] = dict(parameters)
+        if buffers is not None:
+            clone.__dict__["_buffers"] = dict(buffers)
+        return clone
+
+    def prepare(self) -> Self:
+        """A shallow copy for one sequence: its recurrent weights are made and gathered once."""
+        clone = self.bind(self._parameters)
+        clone.__dict__["_weights"] = clone.recurrent_weights()
+        clone.__dict__["_late"] = {}
+        clone.__dict__["_early"] = {
+            names: clone._gather(names, late=False) for names in self.layout.early()
+        }
+        return clone
+
+    def project_sequence(self, x: Tensor, dt: Tensor | None) -> dict[str, Tensor]:
+        """`project` as a dict, with the elapsed time where the cell takes it.
+
+        Raises:
+            ValueError: dt is given to a cell that has no use for it.
+        """
+        projected = self.project(x)
+        if isinstance(projected, Tensor):
+            projected = {"all": projected}
+        if self.elapsed_time:
+            dt = x.new_ones(x.shape[:-1]) if dt is None else dt
+            if dt.shape != x.shape[:-1]:
+                raise ValueError(f"dt must be {tuple(x.shape[:-1])}, not {tuple(dt.shape)}")
+            projected["dt"] = dt.unsqueeze(-1)
+        elif dt is not None:
+            raise ValueError(f"{self.name} takes no elapsed time: leave dt out")
+        return projected
+
+    def pre_activations(
+        self, projected: Mapping[str, Tensor], states: tuple[Tensor, ...]
+    ) -> PreActivations:
+        """The projections of one step: those of x are given, those of the states are made."""
+        layout = self.layout
+        named = {name: value for name, value in projected.items() if name != "all"}
+        x = Part(projected.get("all"), layout.x_sizes, named)
+        by_name = dict(zip(layout.states, states, strict=True))
+        fused: dict[str, Tensor] = {}
+        for names, (block, weight, bias) in self._early.items():
+            operand = [by_name[name] for name in block.operand]
+            v = operand[0] if len(operand) == 1 else torch.cat(operand, -1)
+            product = block.product(v, weight, bias, len(names)).to(weight.dtype)
+            if len(self._early) == 1:
+                return PreActivations(x, Part(product, layout.h_sizes, {}))
+            sizes = [layout.h_sizes[name] for name in names]
+            fused.update(zip(names, product.split(sizes, -1), strict=True))
+        # Blocks of several operands came one after another: back into declared order.
+        whole = torch.cat([fused[name] for name in layout.h_sizes], -1) if fused else None
+        return PreActivations(x, Part(whole, layout.h_sizes, fused))
+
+    def advance(self, projected: Mapping[str, Tensor], states: tuple[Tensor, ...]) -> Step:
+        """One step of a prepared cell: products with the states, then `update`."""
+        a = self.pre_activations(projected, states)
+        return self.normalise(self.update(a, _states_type(tuple(self.layout.states))(*states)))
+
+    def normalise(self, result: Any) -> Step:
+        """What `update` returned, as states and output."""
+        if isinstance(result, Tensor):
+            states: Any = (result,)
+            output = result
+        elif isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple):
+            states, output = result
+        else:
+            states, output = result, result[0] if isinstance(result, tuple) and result else None
+        if (
+            not isinstance(states, tuple)
+            or len(states) != len(self.layout.states)
+            or not all(isinstance(tensor, Tensor) for tensor in (*states, output))
+        ):
+            raise TypeError(
+                f"{self.name}.update must return the states ({', '.join(self.layout.states)}) as "
+                f"tensors, or ((states…), output)"
+            )
+        return Step(states, output)
+
+    @property
+    def name(self) -> str:
+        """The registered name, else the class's."""
+        return vars(type(self)).get("registered_name") or type(self).__name__
+
+    def width(self, extent: int | str) -> int:
+        """A declared extent: a number, or the attribute of that name."""
+        return getattr(self, extent) if isinstance(extent, str) else extent
+
+    @property
+    def fused_size(self) -> int:
+        """The rows of all gates together, G·H where every gate is as wide as the state."""
+        return sum(self.width(gate.width) for gate in self.layout.gates.values())
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"{self.input_size}, {self.hidden_size}, bias={self.bias}{options}"
+
+    # -- from declarations to parameters -----------------------------------------------------
+
+    @classmethod
+    def option_specs(cls) -> dict[str, OptionSpec]:
+        """The options that the class and its bases declare, by name."""
+        return {
+            name: spec
+            for base in reversed(cls.__mro__)
+            for name, spec in vars(base).items()
+            if isinstance(spec, OptionSpec)
+        }
+
+    def _resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        specs = self.option_specs()
+        for name in given:
+            if name not in specs:
+                hint = nearest(name, specs) if specs else "it has none"
+                raise TypeError(f"{self.name} has no option {name!r}: {hint}")
+        resolved = {name: given.get(name, spec.default) for name, spec in specs.items()}
+        for name, spec in specs.items():
+            kind = (int, float) if isinstance(spec.default, float) else type(spec.default)
+            if spec.default is not None and (
+                not isinstance(resolved[name], kind)
+                or isinstance(resolved[name], bool) is not isinstance(spec.default, bool)
+            ):
+                raise TypeError(
+                    f"{self.name}: {name} is a {type(spec.default).__name__}, "
+                    f"not {resolved[name]!r}"
+                )
+            if spec.choices and resolved[name] not in spec.choices:
+                choices = ", ".join(map(repr, spec.choices))
+                raise ValueError(f"{self.name}: {name} is one of {choices}, not {resolved[name]!r}")
+        return resolved
+
+    def _make_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
+        shapes: dict[str, tuple[int, ...] | None] = {}
+        x_total = sum(self.layout.x_sizes.values())
+        h_total = sum(block.shape[0] for block in self.layout.blocks.values())
+        shapes["weight_ih"] = (x_total, self.input_size) if x_total else None
+        for name, block in self.layout.blocks.items():
+            if name not in self.derived:
+                shapes[name] = block.shape
+        for name, total in (("ih", x_total), ("hh", h_total)):
+            shapes[f"bias_{name}"] = (
+                (total,) if self.bias and name in self.biases and total else None
+            )
+        for name, extra in self.extra.items():
+            extents = tuple(self.width(extent) for extent in extra.shape)
+            shapes[name] = extents if all(extents) else None
+        self._matrices = {
+            name for name in self.extra if shapes[name] and len(shapes[name] or ()) == 2
+        }
+        for name, shape in shapes.items():
+            if shape is None:
+                self.register_parameter(name, None)
+            else:
+                self.register_parameter(
+                    name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                )
+        bound = 1 / math.sqrt(self.hidden_size)
+        for name, parameter in self._parameters.items():
+            if parameter is not None:
+                start = self.extra[name].init if name in self.extra else None
+                with torch.no_grad():
+                    if start is None:
+                        parameter.uniform_(-bound, bound)
+                    else:
+                        parameter.fill_(start)
+
+    def _gather(self, names: Sequence[str], late: bool) -> tuple[Block, Tensor, Tensor | None]:
+        """The fused rows of some gates of one block, for a prepared cell."""
+        gates, h_rows = self.layout.gates, self.layout.h_rows
+        parameters = {h_rows[name][0] for name in names if name in h_rows}
+        wrong = [name for name in names if name not in h_rows or gates[name].late is not late]
+        if wrong or len(parameters) != 1:
+            lates = [name for name, gate in gates.items() if gate.late]
+            hint = nearest(names[0], [*lates, *self._matrices])
+            raise ValueError(f"{self.name}: no late product {'+'.join(names)!r}: {hint}")
+        parameter = parameters.pop()
+        weight = gather(self._weights[parameter], [h_rows[name][1] for name in names])
+        bias = self.bias_hh
+        if bias is not None:
+            bias = gather(bias, [self.layout.bias_rows[name] for name in names])
+        return self.layout.blocks[parameter], weight, bias
+
+
+def positive(name: str, value: Any) -> int:
+    """A positive whole number, or an error that says which one is not."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value <= 0:
+        raise ValueError(f"{name} must be greater than zero, not {value}")
+    return value
+
+
+def _state_dtype(state: State, dtype: torch.dtype) -> torch.dtype:
+    if state.dtype == "complex":
+        return dtype.to_complex()
+    return state.dtype or dtype
+
+
+@cache
+def _states_type(names: tuple[str, ...]) -> Any:
+    return namedtuple("States", names)
+
+
+def register_cell(name: str) -> Any:
+    """Register a cell under a name: `RNN(name, …)` and `cell=name` find it from then on.
+
+    Raises:
+        DuplicateNameError: the name is taken.
+        TypeError: what is decorated is not a GatedCell.
+    """
+
+    def decorate(cell: type[GatedCell]) -> type[GatedCell]:
+        if not (isinstance(cell, type) and issubclass(cell, GatedCell)):
+            raise TypeError(f"cell {name!r} must be a subclass of cellzoo.GatedCell")
+        cells.register(name)(cell)
+        cell.registered_name = name
+        return cell
+
+    return decorate
+
+
+def list_cells(pattern: str = "*") -> list[str]:
+    """The names of the registered cells that match a shell-style pattern, sorted."""
+    return cells.names(pattern)
+
+
+def build_cell(
+    cell: str | type[GatedCell], input_size: int, hidden_size: int, **options: Any
+) -> GatedCell:
+    """A cell by its registered name or its class.
+
+    Raises:
+        UnknownNameError: no cell has that name; the message names the nearest.
+    """
+    return cell_class(cell)(input_size, hidden_size, **options)
+
+
+def cell_class(cell: str | type[GatedCell]) -> type[GatedCell]:
+    """The class of a cell given by name or by itself."""
+    if isinstance(cell, str):
+        return cells[cell]
+    if isinstance(cell, type) and issubclass(cell, GatedCell):
+        return cell
+    raise TypeError(f"a cell is a registered name or a subclass of GatedCell, not {cell!r}")

@@ -1,0 +1,77 @@
+"""What a cell's author may declare: gates, states, extra parameters and options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where a gate's pre-activation comes from.
+
+    Attributes:
+        x: "full", a block of `weight_ih`; or "none".
+        state: "full", a block of a recurrent weight; "diagonal", one weight a unit; "heads",
+            a block-diagonal matrix of `heads` blocks; or "none".
+        of: the operand of the recurrent block: a state (or a gate, for its width), or several of
+            them concatenated. The blocks of one operand and kind are fused in one parameter:
+            `weight_hh` for full blocks of h, else `weight_hh_<operand>_<kind>`.
+        late: the product waits for another within the step: `update` makes it with
+            `self.product(gate, v)`, v having the operand's width.
+        width: the gate's rows: a number or the name of an attribute of the cell.
+        heads: the number of blocks for state="heads": a number or an attribute's name.
+    """
+
+    x: Literal["full", "none"] = "full"
+    state: Literal["full", "diagonal", "heads", "none"] = "full"
+    of: str | tuple[str, ...] = "h"
+    late: bool = False
+    width: int | str = "hidden_size"
+    heads: int | str = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """A state's width (a number or an attribute of the cell), dtype and initial value.
+
+    The dtype is that of the parameters unless given; "complex" is the complex type beside it.
+    """
+
+    width: int | str = "hidden_size"
+    dtype: torch.dtype | Literal["complex"] | None = None
+    initial: float = 0.0
+
+
+class Extra:
+    """A parameter beside the fused ones: its shape and its initial value.
+
+    Args:
+        shape: numbers or names of attributes of the cell; an extent of 0 leaves it out.
+        init: a constant to start from. None: the init scheme decides, as for the fused weights.
+    """
+
+    def __init__(self, *shape: int | str, init: float | None = None) -> None:
+        self.shape = shape
+        self.init = init
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """What `option` declares."""
+
+    default: Any
+    doc: str = ""
+    choices: tuple[Any, ...] = ()
+
+
+def option(default: Any, doc: str = "", choices: Sequence[Any] = ()) -> Any:
+    """Declare a constant of a cell that its user may choose: `leak = option(0.9, "…")`.
+
+    It is read as `self.leak`, set as a keyword of `RNN` or `build_cell`, and is a Hydra option
+    (`cell.leak=0.5`). Its type is that of the default.
+    """
+    return OptionSpec(default, doc, tuple(choices))

@@ -1,0 +1,159 @@
+"""From a cell's declarations to the rows of its fused parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cellzoo.cells.declare import Gate, State
+
+
+@dataclass
+class Block:
+    """The recurrent blocks of one operand and kind, fused in one parameter."""
+
+    kind: str
+    operand: tuple[str, ...]
+    columns: int
+    heads: int
+    rows: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        total = sum(self.rows.values())
+        return (total,) if self.kind == "diagonal" else (total, self.columns // self.heads)
+
+    def product(self, v: Tensor, weight: Tensor, bias: Tensor | None, gates: int) -> Tensor:
+        """The blocks of `gates` gates, (rows, …), applied to v (B, columns): (B, rows)."""
+        if self.kind == "full":
+            return functional.linear(v, weight, bias)
+        if self.kind == "diagonal":
+            result = (v.unsqueeze(-2) * weight.unflatten(0, (gates, -1))).flatten(-2)
+        else:
+            blocks = weight.unflatten(0, (gates, self.heads, -1))
+            heads = v.unflatten(-1, (self.heads, -1))
+            result = torch.einsum("...nd,gnod->...gno", heads, blocks).flatten(-3)
+        return result if bias is None else result + bias
+
+
+@dataclass
+class Layout:
+    """Which rows of which parameter belong to which gate.
+
+    Attributes:
+        gates, states: the declarations, by name and in order.
+        blocks: the recurrent weights by parameter name.
+        x_sizes, h_sizes: the rows of each gate in the fused projections of x and of the states;
+            a late gate, whose product waits, is not among the latter.
+        x_rows, bias_rows: each gate's rows in weight_ih and bias_ih, and in bias_hh.
+        h_rows: each gate's recurrent weight and its rows there.
+    """
+
+    gates: dict[str, Gate]
+    states: dict[str, State]
+    blocks: dict[str, Block] = field(default_factory=dict)
+    x_sizes: dict[str, int] = field(default_factory=dict)
+    h_sizes: dict[str, int] = field(default_factory=dict)
+    x_rows: dict[str, slice] = field(default_factory=dict)
+    bias_rows: dict[str, slice] = field(default_factory=dict)
+    h_rows: dict[str, tuple[str, slice]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cell: Any) -> Layout:
+        """The layout of what a cell declares.
+
+        Raises:
+            TypeError: a name that cannot be, an operand that is no state, a wrong `keep`.
+            ValueError: widths that do not fit together.
+        """
+        gates, states = cell.gates, cell.states
+        layout = cls(
+            dict(gates) if isinstance(gates, Mapping) else {name: Gate() for name in gates},
+            dict(states) if isinstance(states, Mapping) else {name: State() for name in states},
+        )
+        layout._check(cell)
+        for name, gate in layout.gates.items():
+            layout._add(cell, name, gate)
+        return layout
+
+    def _add(self, cell: Any, name: str, gate: Gate) -> None:
+        rows = cell.width(gate.width)
+        if gate.x == "full":
+            self.x_rows[name] = _next_rows(self.x_rows.values(), rows)
+            self.x_sizes[name] = rows
+        if gate.state == "none":
+            return
+        operand = (gate.of,) if isinstance(gate.of, str) else tuple(gate.of)
+        parts = ["weight_hh", *(() if operand == ("h",) else operand)]
+        parameter = "_".join([*parts, *(() if gate.state == "full" else (gate.state,))])
+        columns = sum(cell.width((self.states | self.gates)[each].width) for each in operand)
+        heads = cell.width(gate.heads) if gate.state == "heads" else 1
+        block = self.blocks.setdefault(parameter, Block(gate.state, operand, columns, heads))
+        if heads != block.heads or columns % heads or rows % heads:
+            raise ValueError(
+                f"{cell.name}: gate {name!r} ({rows} × {columns}) does not divide into {heads} "
+                f"heads like the other gates of {parameter}"
+            )
+        if gate.state == "diagonal" and rows != columns:
+            raise ValueError(f"{cell.name}: the diagonal block of {name!r} is not square")
+        taken = [piece for weight, piece in self.h_rows.values() if weight == parameter]
+        self.h_rows[name] = parameter, _next_rows(taken, rows)
+        self.bias_rows[name] = _next_rows(self.bias_rows.values(), rows)
+        block.rows[name] = rows
+        if not gate.late:
+            self.h_sizes[name] = rows
+
+    def _check(self, cell: Any) -> None:
+        if not self.gates or not self.states:
+            raise TypeError(f"{cell.name} must declare its gates and its states")
+        known = {*self.gates, *self.states}
+        for name in known:
+            if not name.isidentifier() or name.startswith("_") or name in {"all", "dt"}:
+                raise TypeError(f"{cell.name}: {name!r} cannot be the name of a gate or a state")
+        if taken := {"x", "h"} & {*self.gates}:
+            name = taken.pop()
+            raise TypeError(f"{cell.name}: a gate cannot be called {name!r}: a.{name} is a part")
+        for name, gate in self.gates.items():
+            operand = {gate.of} if isinstance(gate.of, str) else {*gate.of}
+            unknown = operand - (known if gate.late else {*self.states})
+            if gate.state != "none" and unknown:
+                raise TypeError(f"{cell.name}: gate {name!r} reads {unknown}, which is no state")
+        for role in ("keep", "write"):
+            for name, sign in getattr(cell, role).items():
+                if name not in self.gates or sign not in (-1, 1):
+                    raise TypeError(f"{cell.name}: {role} maps a gate to +1 or −1, not {name!r}")
+
+    def early(self) -> list[tuple[str, ...]]:
+        """The gates whose recurrent products are made before `update`, by parameter."""
+        names = (
+            tuple(name for name in self.h_sizes if name in block.rows)
+            for block in self.blocks.values()
+        )
+        return [group for group in names if group]
+
+    def rows(self, parameter: str) -> dict[str, slice]:
+        """Each gate's rows in a fused parameter; empty for any other parameter."""
+        if parameter in ("weight_ih", "bias_ih"):
+            return self.x_rows
+        if parameter == "bias_hh":
+            return self.bias_rows
+        return {gate: rows for gate, (name, rows) in self.h_rows.items() if name == parameter}
+
+
+def _next_rows(taken: Iterable[slice], rows: int) -> slice:
+    start = max((piece.stop for piece in taken), default=0)
+    return slice(start, start + rows)
+
+
+def gather(tensor: Tensor, pieces: list[slice]) -> Tensor:
+    """Rows of a fused tensor: itself or a view where they lie side by side."""
+    if all(a.stop == b.start for a, b in pairwise(pieces)):
+        start, stop = pieces[0].start, pieces[-1].stop
+        return tensor if (start, stop) == (0, len(tensor)) else tensor[start:stop]
+    return torch.cat([tensor[piece] for piece in pieces])

@@ -1,0 +1,64 @@
+"""How a cell runs through time: one layer's cells and a sequence in, outputs and states out.
+
+An engine is a module of two functions with the signatures of `loop.declines` and `loop.run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from torch import Tensor
+
+from cellzoo.cells.base import GatedCell
+from cellzoo.engines import loop, native
+from cellzoo.registry import nearest
+
+ENGINES: dict[str, ModuleType] = {"native": native, "loop": loop}  # the faster first
+
+
+class EngineError(RuntimeError):
+    """An engine asked for by name cannot run this."""
+
+
+def check_engine(name: str, cell: GatedCell) -> None:
+    """Refuse, early, an engine that does not exist or that the cell rules out.
+
+    Raises:
+        ValueError: no engine has that name.
+        EngineError: the cell declares that this engine cannot run it.
+    """
+    if name not in ("auto", *ENGINES):
+        raise ValueError(f"unknown engine {name!r}: {nearest(name, ('auto', *ENGINES))}")
+    if name != "auto" and (reason := _ruled_out(name, cell)):
+        raise EngineError(f"engine {name!r} cannot run {cell.name}: {reason}")
+    if name == "native" and native.kernel(cell) is None:
+        raise EngineError(f"engine 'native' cannot run {cell.name}: torch.nn has no kernel for it")
+
+
+def choose(
+    name: str,
+    layer: Sequence[GatedCell],
+    x: Tensor,
+    batch_sizes: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> tuple[str, list[str]]:
+    """The engine that runs this, and why the faster ones do not.
+
+    Raises:
+        EngineError: an engine asked for by name cannot.
+    """
+    why: list[str] = []
+    for candidate in ENGINES if name == "auto" else (name,):
+        reason = _ruled_out(candidate, layer[0])
+        reason = reason or ENGINES[candidate].declines(layer, x, batch_sizes, dt)
+        if reason is None:
+            return candidate, why
+        why.append(f"{candidate} declined: {reason}")
+    raise EngineError(f"engine {name!r} cannot run {layer[0].name}: {'; '.join(why)}")
+
+
+def _ruled_out(engine: str, cell: GatedCell) -> str | None:
+    if cell.engines is None or engine in cell.engines:
+        return None
+    return cell.engines_reason or f"{cell.name} runs by {', '.join(cell.engines)} only"

@@ -1,0 +1,84 @@
+"""The plain loop: any cell, step by step. The reference that other engines are tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cellzoo.cells.base import GatedCell
+
+States = tuple[Tensor, ...]
+
+
+def declines(
+    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
+) -> str | None:
+    """Why the loop cannot run this: it always can."""
+    return None
+
+
+def run(
+    layer: Sequence[GatedCell],
+    x: Tensor,
+    states: Sequence[States],
+    batch_sizes: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> tuple[Tensor, list[States]]:
+    """Run one layer, of one direction or two, through time.
+
+    Args:
+        layer: the cell of the forward direction and, if bidirectional, that of the backward one.
+        x: (T, B, I); packed: (rows, I) with `batch_sizes` (T,).
+        states: each direction's initial states, (B, width) each.
+        batch_sizes: how many sequences are still running at each step; None: not packed.
+        dt: elapsed times, of x's leading shape.
+
+    Returns:
+        The outputs, directions side by side in the last dimension, and the final states.
+    """
+    outputs, finals = [], []
+    for cell, state, reverse in zip(layer, states, (False, True), strict=False):
+        output, final = run_direction(cell, x, state, batch_sizes, dt, reverse)
+        outputs.append(output)
+        finals.append(final)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
+
+
+def run_direction(
+    cell: GatedCell,
+    x: Tensor,
+    initial: States,
+    batch_sizes: Tensor | None,
+    dt: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, States]:
+    """One direction of `run`."""
+    cell = cell.prepare()
+    projected = cell.project_sequence(x, dt)  # the input's products, all steps at once
+    sizes = None if batch_sizes is None else batch_sizes.tolist()
+    # unbind, and split for packed rows: the gradient of x[t] would be as large as all of x.
+    steps = [
+        dict(zip(projected, step, strict=True))
+        for step in zip(
+            *(t.unbind(0) if sizes is None else t.split(sizes) for t in projected.values()),
+            strict=True,
+        )
+    ]
+    order = range(len(steps) - 1, -1, -1) if reverse else range(len(steps))
+    outputs: list[Tensor] = [x] * len(steps)
+    state, ended = initial, []
+    if sizes is not None and reverse:
+        state = tuple(s[: sizes[-1]] for s in initial)
+    for t in order:
+        if sizes is not None and sizes[t] < len(state[0]):  # sequences have ended: leave them
+            ended.append(tuple(s[sizes[t] :] for s in state))
+            state = tuple(s[: sizes[t]] for s in state)
+        elif sizes is not None and sizes[t] > len(state[0]):  # backwards, they begin here
+            begin = slice(len(state[0]), sizes[t])
+            state = tuple(torch.cat([s, i[begin]]) for s, i in zip(state, initial, strict=True))
+        state, outputs[t] = cell.advance(steps[t], state)
+    if ended:
+        state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
+    return torch.stack(outputs) if sizes is None else torch.cat(outputs), state

@@ -1,0 +1,65 @@
+"""torch.nn's own fused kernels, for the cells that they compute exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import _VF, Tensor
+
+from cellzoo.cells.base import GatedCell
+
+States = tuple[Tensor, ...]
+
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+
+
+def kernel(cell: GatedCell) -> str | None:
+    """The kernel that computes this cell: "lstm", "gru", "rnn_tanh", "rnn_relu" or none."""
+    declared = vars(type(cell)).get("native")  # not inherited: a subclass may compute otherwise
+    return f"rnn_{cell.options['nonlinearity']}" if declared == "rnn" else declared
+
+
+def declines(
+    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
+) -> str | None:
+    """Why torch.nn's kernels cannot run this exactly; None if they can."""
+    cell = layer[0]
+    if kernel(cell) is None:
+        return f"torch.nn has no kernel for {cell.name}"
+    if torch.is_autocast_enabled(x.device.type):
+        return "under autocast the kernels' states are not float32"
+    if x.dtype not in (torch.float32, torch.float64) and x.device.type == "cpu":
+        return f"not proved exact for {x.dtype} on the CPU"
+    if torch._C._functorch.maybe_current_level() is not None:
+        return "the kernels have no rule for torch.func's transforms"
+    return None
+
+
+def run(
+    layer: Sequence[GatedCell],
+    x: Tensor,
+    states: Sequence[States],
+    batch_sizes: Tensor | None = None,
+    dt: Tensor | None = None,
+) -> tuple[Tensor, list[States]]:
+    """Run one layer through time; arguments and result as `loop.run`."""
+    cell = layer[0]
+    if dt is not None:
+        raise ValueError(f"{cell.name} takes no elapsed time: leave dt out")
+    weights = [
+        weight
+        for direction in layer
+        for name in WEIGHTS
+        if (weight := getattr(direction, name, None)) is not None
+    ]
+    function = getattr(_VF, kernel(cell) or "")
+    stacked = [torch.stack(parts) for parts in zip(*states, strict=True)]
+    initial = stacked if len(stacked) > 1 else stacked[0]
+    # One layer: depth, and the dropout between layers, are RNN's.
+    options = (cell.bias, 1, 0.0, torch.is_grad_enabled(), len(layer) == 2)
+    if batch_sizes is None:
+        output, *final = function(x, initial, weights, *options, False)
+    else:
+        output, *final = function(x, batch_sizes, initial, weights, *options)
+    return output, list(zip(*(tensor.unbind(0) for tensor in final), strict=True))

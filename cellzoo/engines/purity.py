@@ -1,0 +1,185 @@
+"""A cell's update must be a pure function: checked once, at its first use.
+
+An engine may run an update compiled, in chunks, or again for the backward pass. So it must not
+write to `self`, write in place, draw random numbers, or let Python see a tensor's values; and its
+products go through `self.product`, so that engines see them. What is not detected: writes into
+objects that `self` refers to (`self.log.append(…)`), and globals other than tensors.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import sys
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cellzoo.cells.base import GatedCell
+
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "convolution"}
+READS_VALUES = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "item"}
+BATCH = 3
+
+_checked: set[Any] = set()
+
+
+class ImpureUpdateError(TypeError):
+    """A cell's update does what an engine cannot repeat; the message names the line."""
+
+
+def check(cell: GatedCell) -> None:
+    """Check a cell's update, once for each class and choice of options.
+
+    Raises:
+        ImpureUpdateError: it is not pure.
+        TypeError: it does not return the states that it declares.
+    """
+    key = (type(cell), cell.bias, tuple(map(repr, cell.options.items())))
+    if key not in _checked:
+        _run_once(cell)
+        _checked.add(key)
+
+
+def _run_once(cell: GatedCell) -> None:
+    # On the meta device there are no values: whatever needs one fails, and it costs nothing.
+    def meta(tensors: Any) -> dict[str, Tensor | None]:
+        return {
+            name: None if tensor is None else torch.empty_like(tensor, device="meta")
+            for name, tensor in tensors.items()
+        }
+
+    shadow = cell.bind(meta(cell._parameters), meta(cell._buffers))
+    like = next(tensor for tensor in shadow._parameters.values() if tensor is not None)
+    with torch.no_grad():
+        states = tuple(s.to("meta") for s in cell.initial_state(BATCH))
+        # The projection runs on real numbers: it may read values, update only may not.
+        x = torch.zeros(BATCH, cell.input_size, dtype=like.dtype, device=_device(cell))
+        mode, cell_was_training = _Watch(cell), cell.training
+        try:
+            cell.training = False  # a check must not move batch statistics
+            given = {k: v.to("meta") for k, v in cell.project_sequence(x, None).items()}
+        finally:
+            cell.training = cell_was_training
+        generators = _generators()
+        guarded = _guard(shadow).prepare()
+        try:
+            with mode:
+                mode.product_depth = 0
+                step = guarded.advance(given, states)
+        except (ImpureUpdateError, AttributeError):
+            raise
+        except Exception as error:
+            if "meta" not in str(error).lower() and not isinstance(error, NotImplementedError):
+                raise
+            raise ImpureUpdateError(
+                f"{cell.name}.update lets Python see values, or uses a tensor that is no "
+                f"parameter of the cell{_line(cell, error)}: {_first_line(error)}"
+            ) from error
+        if generators != _generators():
+            raise ImpureUpdateError(
+                f"{cell.name}.update draws random numbers (Python's or NumPy's generator); draw "
+                f"them in project, before the loop"
+            )
+    for name, old, new in zip(cell.layout.states, states, step.states, strict=True):
+        if new.shape != old.shape or new.dtype != old.dtype:
+            raise TypeError(
+                f"{cell.name}.update gives state {name!r} as {tuple(new.shape)} {new.dtype} for a "
+                f"batch of {BATCH}; declared is {tuple(old.shape)} {old.dtype}"
+            )
+    if step.output.shape != (BATCH, cell.output_size):
+        raise TypeError(
+            f"{cell.name}.update gives an output of {tuple(step.output.shape)} for a batch of "
+            f"{BATCH}; output_size says {(BATCH, cell.output_size)}"
+        )
+
+
+class _Watch(TorchDispatchMode):
+    """Sees every operation of an update and refuses the impure ones."""
+
+    def __init__(self, cell: GatedCell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.product_depth = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.refuse(name, "draws random numbers; draw them in project, before the loop")
+        if name in READS_VALUES or torch.Tag.data_dependent_output in func.tags:
+            self.refuse(name, "lets Python see a tensor's values; use torch.where")
+        if func._schema.is_mutable:
+            self.refuse(name, "writes in place; make a new tensor")
+        if name in PRODUCTS and not _inside_base():
+            self.refuse(name, "makes a product that engines do not see; use self.product")
+        return func(*args, **(kwargs or {}))
+
+    def refuse(self, operation: str, what: str) -> None:
+        where = _line_of_frame(self.cell, sys._getframe())
+        raise ImpureUpdateError(f"{self.cell.name}.update {what} ({operation}{where})")
+
+
+def _guard(shadow: GatedCell) -> GatedCell:
+    """The cell with a class that refuses attribute writes."""
+
+    def refuse(self: Any, name: str, value: Any) -> None:
+        where = _line_of_frame(shadow, sys._getframe())
+        raise ImpureUpdateError(
+            f"{shadow.name}.update writes self.{name}{where}; make it a state instead"
+        )
+
+    cls = type(shadow)
+    shadow.__class__ = type(
+        cls.__name__, (cls,), {"__setattr__": refuse, "registered_name": shadow.name}
+    )
+    return shadow
+
+
+def _device(cell: GatedCell) -> torch.device:
+    return next(p.device for p in cell._parameters.values() if p is not None)
+
+
+def _inside_base() -> bool:
+    """Whether the operation comes from the base class's own products."""
+    frame: FrameType | None = sys._getframe(2)
+    base = sys.modules[GatedCell.__module__].__file__
+    while frame is not None:
+        if frame.f_code.co_filename == base:
+            return frame.f_code.co_name in ("product", "pre_activations")
+        if frame.f_code.co_name == "update":
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _line_of_frame(cell: GatedCell, frame: FrameType | None) -> str:
+    """ ", file:line" of the author's code that is running."""
+    source = inspect.getfile(type(cell).update)
+    while frame is not None:
+        if frame.f_code.co_filename == source:
+            return f", {source}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _line(cell: GatedCell, error: BaseException) -> str:
+    trace, line = error.__traceback__, ""
+    source = inspect.getfile(type(cell).update)
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == source:
+            line = f", {source}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _generators() -> tuple[Any, ...]:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002  (the one that authors may use)
+    return random.getstate(), repr(state)

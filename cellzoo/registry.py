@@ -1,0 +1,90 @@
+"""Named things that anybody can add to: cells, inits and tasks."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownNameError(LookupError):
+    """A name that nothing was registered under; the message names the nearest."""
+
+
+class DuplicateNameError(ValueError):
+    """A name that is already taken."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one, else all of them."""
+    known = sorted(names)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known) or 'none'}"
+
+
+class Registry(Generic[T]):
+    """Names to things of one kind.
+
+    Args:
+        kind: what the things are, for messages ("cell").
+        discover: brings in what is registered elsewhere (plugins). Called once, before the first
+            name is looked up, so that importing cellzoo does not import other people's code.
+    """
+
+    def __init__(self, kind: str, discover: Callable[[], None] = lambda: None) -> None:
+        self.kind = kind
+        self._discover = discover
+        self._discovered = False
+        self._things: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that puts what it decorates under `name`.
+
+        Raises:
+            DuplicateNameError: the name is taken.
+            ValueError: the name is not an identifier in snake case.
+        """
+        if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
+            raise ValueError(f"a {self.kind}'s name is an identifier in snake case, not {name!r}")
+
+        def decorate(thing: T) -> T:
+            if name in self._things:
+                taken_by = getattr(self._things[name], "__module__", "another module")
+                raise DuplicateNameError(f"{self.kind} {name!r} is already registered ({taken_by})")
+            self._things[name] = thing
+            return thing
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        self.discover()
+        try:
+            return self._things[name]
+        except (KeyError, TypeError):
+            hint = nearest(name, self._things)
+            raise UnknownNameError(f"unknown {self.kind} {name!r}: {hint}") from None
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """The registered names that match a shell-style pattern, sorted."""
+        self.discover()
+        return sorted(fnmatch.filter(self._things, pattern))
+
+    def discover(self) -> None:
+        """Bring in what plugins register; does nothing the second time."""
+        if not self._discovered:
+            self._discovered = True
+            try:
+                self._discover()
+            except BaseException:
+                self._discovered = False  # a plugin that failed fails again, not silently
+                raise
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Take names out again: what a plugin that failed half-way had registered."""
+        for name in names:
+            self._things.pop(name, None)

@@ -1,0 +1,285 @@
+"""`RNN`: any cell as a sequence layer with torch.nn.LSTM's signature and semantics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+from torch.nn.utils.rnn import PackedSequence
+
+from cellzoo import engines
+from cellzoo.cells.base import GatedCell, GateWeights, cell_class, positive
+from cellzoo.engines import purity
+from cellzoo.inits import Init
+
+
+class RNN(nn.Module):
+    """A cell run through time: layers, directions, packed input.
+
+    Takes and returns what torch.nn.LSTM does, for any cell:
+    `output, state = rnn(x, state=None)`.
+
+    Args:
+        cell: a registered name or a subclass of GatedCell.
+        input_size: I.
+        hidden_size: H.
+        num_layers: layers, each reading the one below.
+        bias: whether the fused biases exist.
+        batch_first: x and output are (B, T, …) instead of (T, B, …).
+        dropout: the probability of zeroing an output between layers, in training.
+        bidirectional: a second cell reads the sequence backwards; outputs lie side by side.
+        device, dtype: of the parameters.
+        init: an init scheme: its name, or a mapping of `name`, options and `blocks` (see Init).
+        forget_bias, chrono: see Init.
+        engine: "auto", or an engine by name ("native", "loop"); see `explain`.
+        options: the cell's own (`proj_size` of lstm, `nonlinearity` of elman, …).
+
+    Parameters have torch.nn's flat names (`weight_ih_l0`, `bias_hh_l1_reverse`), and so have a
+    cell's extra ones (`peephole_i_l0`): state dicts of torch.nn.LSTM, GRU and RNN load into
+    `lstm`, `gru` and `elman`, and the other way.
+
+    Raises:
+        UnknownNameError: no cell or init has that name; the message names the nearest.
+        ValueError, TypeError: a size, an option or an init that makes no sense.
+        EngineError: the engine asked for cannot run the cell.
+        ImpureUpdateError: the cell's update is not a pure function.
+    """
+
+    def __init__(
+        self,
+        cell: str | type[GatedCell],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        init: str | Mapping[str, Any] | Init = "torch",
+        forget_bias: float | None = None,
+        chrono: float | None = None,
+        engine: str = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        kind = cell_class(cell)
+        self.input_size = positive("input_size", input_size)
+        self.hidden_size = positive("hidden_size", hidden_size)
+        self.num_layers = positive("num_layers", num_layers)
+        self.bias = bool(bias)
+        self.batch_first = bool(batch_first)
+        self.bidirectional = bool(bidirectional)
+        if not 0 <= dropout <= 1 or isinstance(dropout, bool):
+            raise ValueError(f"dropout is a probability between 0 and 1, not {dropout!r}")
+        if dropout > 0 and num_layers == 1:
+            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing",
+                          stacklevel=2)  # fmt: skip
+        self.dropout = float(dropout)
+        self.engine = engine
+        self.init = Init.of(init, forget_bias, chrono)
+        directions = 2 if bidirectional else 1
+        width = self.input_size
+        # The cells here hold no parameters of their own: the flat ones of this module are bound
+        # to a copy at each use, so that whatever replaces a parameter is seen.
+        self._cells: list[GatedCell] = []
+        for layer in range(self.num_layers):
+            for direction in range(directions):
+                template = kind(width, hidden_size, bias, device, dtype, **options)
+                suffix = _suffix(layer, direction)
+                for name, parameter in template._parameters.items():
+                    self.register_parameter(name + suffix, parameter)
+                for name, buffer in template._buffers.items():
+                    self.register_buffer(name + suffix, buffer)
+                if template._modules:
+                    raise TypeError(
+                        f"{template.name} holds modules ({', '.join(template._modules)}): declare "
+                        f"their weights as extra parameters, so that engines can hand them in"
+                    )
+                self._cells.append(template.bind(dict.fromkeys(template._parameters),
+                                                 dict.fromkeys(template._buffers)))  # fmt: skip
+            width = directions * template.output_size
+        engines.check_engine(engine, self._cells[0])
+        purity.check(self.cell())
+        self.reset_parameters()
+
+    @property
+    def output_size(self) -> int:
+        """The width of the outputs, both directions together."""
+        return self._cells[0].output_size * (2 if self.bidirectional else 1)
+
+    def cell(self, layer: int = 0, reverse: bool = False) -> GatedCell:
+        """The cell of one layer and direction, bound to its parameters."""
+        directions = 2 if self.bidirectional else 1
+        if not 0 <= layer < self.num_layers or (reverse and not self.bidirectional):
+            raise IndexError(f"there is no layer {layer}" + (" backwards" if reverse else ""))
+        template, suffix = self._cells[layer * directions + reverse], _suffix(layer, reverse)
+        cell = template.bind(
+            {name: getattr(self, name + suffix) for name in template._parameters},
+            {name: getattr(self, name + suffix) for name in template._buffers},
+        )
+        cell.training = self.training
+        return cell
+
+    def gate_weights(self, layer: int = 0, reverse: bool = False) -> dict[str, GateWeights]:
+        """Each gate's W, U and biases by name, as views of the fused parameters."""
+        return self.cell(layer, reverse).gate_weights()
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters anew."""
+        for layer in self._layers():
+            for cell in layer:
+                self.init(cell)
+
+    def initial_state(self, batch: int) -> Any:
+        """The state that `forward` starts from: (layers · directions, batch, H), or a tuple."""
+        cells = [cell for layer in self._layers() for cell in layer]
+        states = zip(*(cell.initial_state(batch) for cell in cells), strict=True)
+        return cells[0].as_given(tuple(torch.stack(parts) for parts in states))
+
+    def forward(
+        self, x: Tensor | PackedSequence, state: Any = None, dt: Tensor | None = None
+    ) -> tuple[Any, Any]:
+        """Run a sequence.
+
+        Args:
+            x: (T, B, I); (B, T, I) with batch_first; unbatched (T, I); or a PackedSequence.
+            state: the initial state, (layers · directions, B, H), a tuple of such for cells of
+                more than one state; without B for unbatched x. None: zeros, or what the cell says.
+            dt: elapsed times for cells that take them, x's shape without I (packed: the rows).
+
+        Returns:
+            The outputs in x's form, and the final state in the form of `state`.
+
+        Raises:
+            ValueError: a shape that does not fit.
+            EngineError: the engine asked for by name cannot run this input.
+        """
+        if isinstance(x, PackedSequence):
+            return self._forward_packed(x, state, dt)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor or a PackedSequence, not {type(x).__name__}")
+        if x.dim() not in (2, 3):
+            raise ValueError(f"x must have 3 dimensions (2 unbatched), not {x.dim()}")
+        unbatched = x.dim() == 2
+        if unbatched:
+            x = x.unsqueeze(1)
+            dt = None if dt is None else dt.unsqueeze(1)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+            dt = None if dt is None else dt.transpose(0, 1)
+        self._check_x(x)
+        states = self._states(state, x.shape[1], unbatched)
+        output, final = self._run(x, states, None, dt)
+        if unbatched:
+            return output.squeeze(1), self._given([s.squeeze(1) for s in final])
+        return output.transpose(0, 1) if self.batch_first else output, self._given(final)
+
+    def explain(self, x: Tensor | None = None) -> str:
+        """Which engine runs this, and why not a faster one; x: an input to ask it for."""
+        if x is None:
+            x = self._like().new_zeros(1, 1, self.input_size)
+        name, why = engines.choose(self.engine, self._layers()[0], x)
+        asked = "chosen" if self.engine == "auto" else "asked for"
+        return f"{name} ({asked})" + "".join(f"; {reason}" for reason in why)
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults."""
+        cell = self._cells[0]
+        text = f"{cell.name}, {self.input_size}, {self.hidden_size}"
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
+                    "bidirectional": False, "engine": "auto"}  # fmt: skip
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        for name, spec in cell.option_specs().items():
+            if cell.options[name] != spec.default:
+                text += f", {name}={cell.options[name]!r}"
+        return text + (f", init={self.init.name}" if self.init.name != "torch" else "")
+
+    def _layers(self) -> list[list[GatedCell]]:
+        directions = (False, True) if self.bidirectional else (False,)
+        return [[self.cell(i, reverse) for reverse in directions] for i in range(self.num_layers)]
+
+    def _run(
+        self, x: Tensor, states: list[Tensor], batch_sizes: Tensor | None, dt: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All layers over time-first x; states are (layers · directions, B, width) each."""
+        by_cell = list(zip(*(state.unbind(0) for state in states), strict=True))
+        finals: list[tuple[Tensor, ...]] = []
+        for number, layer in enumerate(self._layers()):
+            if number and self.dropout and self.training:
+                x = dropout(x, self.dropout)
+            engine, _ = engines.choose(self.engine, layer, x, batch_sizes, dt)
+            run = engines.ENGINES[engine].run
+            initial = by_cell[number * len(layer) : (number + 1) * len(layer)]
+            x, final = run(layer, x, initial, batch_sizes, dt)
+            finals.extend(final)
+        return x, [torch.stack(parts) for parts in zip(*finals, strict=True)]
+
+    def _forward_packed(
+        self, packed: PackedSequence, state: Any, dt: Tensor | None
+    ) -> tuple[PackedSequence, Any]:
+        x, batch_sizes, sorted_indices, unsorted_indices = packed
+        if x.dim() != 2:
+            raise ValueError(f"packed data must be (rows, {self.input_size}), not {tuple(x.shape)}")
+        if len(batch_sizes) and (
+            int(batch_sizes.sum()) != len(x) or batch_sizes.diff().gt(0).any()
+        ):
+            raise ValueError(
+                f"batch_sizes must not grow and must sum to the {len(x)} rows of the packed data; "
+                f"they sum to {int(batch_sizes.sum())}"
+            )
+        self._check_x(x, steps=len(batch_sizes))
+        states = self._states(state, int(batch_sizes[0]), unbatched=False)
+        if sorted_indices is not None:
+            states = [s.index_select(1, sorted_indices) for s in states]
+        output, final = self._run(x, states, batch_sizes, dt)
+        if unsorted_indices is not None:
+            final = [s.index_select(1, unsorted_indices) for s in final]
+        packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return packed, self._given(final)
+
+    def _check_x(self, x: Tensor, steps: int | None = None) -> None:
+        if (len(x) if steps is None else steps) == 0:
+            raise ValueError("expected a sequence of at least one step")
+        if x.shape[-1] != self.input_size:
+            raise ValueError(f"x's last dimension must be {self.input_size}, not {x.shape[-1]}")
+        like = self._like()
+        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x must be {like.dtype} like the parameters, not {x.dtype}")
+
+    def _like(self) -> Tensor:
+        return next(self.parameters())
+
+    def _states(self, state: Any, batch: int, unbatched: bool) -> list[Tensor]:
+        """The initial states as a list, each checked for its shape."""
+        expected = self._cells[0].as_states(self.initial_state(batch))
+        if state is None:
+            return list(expected)
+        states = self._cells[0].as_states(state)
+        if unbatched:
+            for s in states:
+                if s.dim() != 2:
+                    raise ValueError(f"for unbatched x a state has 2 dimensions, not {s.dim()}")
+            states = tuple(s.unsqueeze(1) for s in states)
+        for name, want, got in zip(self._cells[0].layout.states, expected, states, strict=True):
+            if got.shape != want.shape:
+                raise ValueError(
+                    f"state {name} must be (layers · directions, batch, width) = "
+                    f"{tuple(want.shape)}, not {tuple(got.shape)}"
+                )
+        return list(states)
+
+    def _given(self, states: list[Tensor]) -> Any:
+        return self._cells[0].as_given(tuple(states))
+
+
+def _suffix(layer: int, reverse: int | bool) -> str:
+    return f"_l{layer}{'_reverse' if reverse else ''}"
