@@ -9,11 +9,11 @@ from cellzoo.cells import (
     State,
     build_cell,
     list_cells,
-    option,
     register_cell,
 )
 from cellzoo.convert import from_i2h_h2h
 from cellzoo.inits import Init, list_inits, register_init
+from cellzoo.options import option
 from cellzoo.registry import DuplicateNameError, UnknownNameError
 from cellzoo.rnn import RNN
 

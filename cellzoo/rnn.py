@@ -15,6 +15,7 @@ from cellzoo import engines
 from cellzoo.cells.base import GatedCell, GateWeights, cell_class, positive
 from cellzoo.engines import purity
 from cellzoo.inits import Init
+from cellzoo.options import option_specs
 
 
 class RNN(nn.Module):
@@ -198,7 +199,7 @@ class RNN(nn.Module):
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
-        for name, spec in cell.option_specs().items():
+        for name, spec in option_specs(type(cell)).items():
             if cell.options[name] != spec.default:
                 text += f", {name}={cell.options[name]!r}"
         return text + (f", init={self.init.name}" if self.init.name != "torch" else "")

@@ -1,7 +1,7 @@
 """Recurrent cells: the base class, then one file a family."""
 
 from cellzoo.cells.base import GatedCell, build_cell, list_cells, register_cell
-from cellzoo.cells.declare import Extra, Gate, State, option
+from cellzoo.cells.declare import Extra, Gate, State
 from cellzoo.cells.elman import Elman
 from cellzoo.cells.gru import GRU, GRUv1
 from cellzoo.cells.lstm import CIFGLSTM, LSTM, LayerNormLSTM, PeepholeLSTM
@@ -20,6 +20,5 @@ __all__ = [
     "State",
     "build_cell",
     "list_cells",
-    "option",
     "register_cell",
 ]

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellzoo.cells.declare import OptionSpec, State
+from cellzoo.cells.declare import State
 from cellzoo.cells.layout import Block, Layout, gather
 from cellzoo.cells.preactivations import Part, PreActivations
+from cellzoo.options import resolve
 from cellzoo.registry import Registry, nearest
 
 cells: Registry[type[GatedCell]] = Registry("cell")
@@ -98,7 +99,7 @@ class GatedCell(nn.Module):
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.bias = bool(bias)
-        self.options = self._resolve(options)
+        self.options = resolve(type(self), self.name, options)
         for name, value in self.options.items():
             setattr(self, name, value)
         self.layout = Layout.of(self)
@@ -346,38 +347,6 @@ class GatedCell(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias}{options}"
 
     # -- from declarations to parameters -----------------------------------------------------
-
-    @classmethod
-    def option_specs(cls) -> dict[str, OptionSpec]:
-        """The options that the class and its bases declare, by name."""
-        return {
-            name: spec
-            for base in reversed(cls.__mro__)
-            for name, spec in vars(base).items()
-            if isinstance(spec, OptionSpec)
-        }
-
-    def _resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        specs = self.option_specs()
-        for name in given:
-            if name not in specs:
-                hint = nearest(name, specs) if specs else "it has none"
-                raise TypeError(f"{self.name} has no option {name!r}: {hint}")
-        resolved = {name: given.get(name, spec.default) for name, spec in specs.items()}
-        for name, spec in specs.items():
-            kind = (int, float) if isinstance(spec.default, float) else type(spec.default)
-            if spec.default is not None and (
-                not isinstance(resolved[name], kind)
-                or isinstance(resolved[name], bool) is not isinstance(spec.default, bool)
-            ):
-                raise TypeError(
-                    f"{self.name}: {name} is a {type(spec.default).__name__}, "
-                    f"not {resolved[name]!r}"
-                )
-            if spec.choices and resolved[name] not in spec.choices:
-                choices = ", ".join(map(repr, spec.choices))
-                raise ValueError(f"{self.name}: {name} is one of {choices}, not {resolved[name]!r}")
-        return resolved
 
     def _make_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
         shapes: dict[str, tuple[int, ...] | None] = {}

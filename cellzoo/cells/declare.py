@@ -1,10 +1,9 @@
-"""What a cell's author may declare: gates, states, extra parameters and options."""
+"""What a cell's author may declare: gates, states and extra parameters (options: options.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -57,21 +56,3 @@ class Extra:
     def __init__(self, *shape: int | str, init: float | None = None) -> None:
         self.shape = shape
         self.init = init
-
-
-@dataclass(frozen=True)
-class OptionSpec:
-    """What `option` declares."""
-
-    default: Any
-    doc: str = ""
-    choices: tuple[Any, ...] = ()
-
-
-def option(default: Any, doc: str = "", choices: Sequence[Any] = ()) -> Any:
-    """Declare a constant of a cell that its user may choose: `leak = option(0.9, "…")`.
-
-    It is read as `self.leak`, set as a keyword of `RNN` or `build_cell`, and is a Hydra option
-    (`cell.leak=0.5`). Its type is that of the default.
-    """
-    return OptionSpec(default, doc, tuple(choices))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell, register_cell
-from cellzoo.cells.declare import option
 from cellzoo.cells.preactivations import PreActivations
+from cellzoo.options import option
 
 
 @register_cell("elman")

@@ -8,8 +8,9 @@ from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import layer_norm, linear
 
 from cellzoo.cells.base import GatedCell, register_cell
-from cellzoo.cells.declare import Extra, State, option
+from cellzoo.cells.declare import Extra, State
 from cellzoo.cells.preactivations import PreActivations
+from cellzoo.options import option
 
 
 @register_cell("lstm")
