@@ -14,7 +14,8 @@ from cellzoo.cells import (
 from cellzoo.convert import from_i2h_h2h
 from cellzoo.inits import Init, list_inits, register_init
 from cellzoo.options import option
-from cellzoo.registry import DuplicateNameError, UnknownNameError
+from cellzoo.plugins import load_plugins
+from cellzoo.registry import DuplicateNameError, Registry, UnknownNameError
 from cellzoo.rnn import RNN
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from cellzoo.tasks import Task, list_tasks, register_task
 
 __version__ = "0.1.0"
+
+Registry.discover = load_plugins
 
 __all__ = [
     "RNN",

@@ -33,22 +33,16 @@ def from_i2h_h2h(
     """
     if sorted(gate_order) != sorted("ifgo"):
         raise ValueError(f"gate_order must hold i, f, g and o, once each, not {tuple(gate_order)}")
-    rows, hidden_size = h2h_weight.shape
-    expected = {
-        "i2h_weight": (rows, i2h_weight.shape[-1]),
-        "i2h_bias": (rows,),
-        "h2h_weight": (4 * hidden_size, hidden_size),
-        "h2h_bias": (rows,),
-    }
-    given = {
-        "i2h_weight": i2h_weight,
-        "i2h_bias": i2h_bias,
-        "h2h_weight": h2h_weight,
-        "h2h_bias": h2h_bias,
-    }
-    for name, shape in expected.items():
-        if tuple(given[name].shape) != shape:
-            raise ValueError(f"{name} must be {shape}, not {tuple(given[name].shape)}")
+    hidden_size = h2h_weight.shape[-1]
+    rows = 4 * hidden_size
+    for name, tensor, shape in (
+        ("h2h_weight", h2h_weight, (rows, hidden_size)),
+        ("h2h_bias", h2h_bias, (rows,)),
+        ("i2h_weight", i2h_weight, (rows, i2h_weight.shape[-1])),
+        ("i2h_bias", i2h_bias, (rows,)),
+    ):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {shape}, not {tuple(tensor.shape)}")
     rnn = RNN(
         "lstm", i2h_weight.shape[1], hidden_size, device=i2h_weight.device, dtype=i2h_weight.dtype
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -32,15 +32,20 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the things are, for messages ("cell").
-        discover: brings in what is registered elsewhere (plugins). Called once, before the first
-            name is looked up, so that importing cellzoo does not import other people's code.
+
+    Attributes:
+        instances: every registry.
+        discover: brings in what is registered elsewhere (plugins); called before the first name
+            is looked up, so that importing cellzoo does not import other people's code.
     """
 
-    def __init__(self, kind: str, discover: Callable[[], None] = lambda: None) -> None:
+    instances: ClassVar[list[Registry[Any]]] = []
+    discover: ClassVar[Callable[[], None] | None] = None
+
+    def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._discover = discover
-        self._discovered = False
         self._things: dict[str, T] = {}
+        Registry.instances.append(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator that puts what it decorates under `name`.
@@ -62,7 +67,7 @@ class Registry(Generic[T]):
         return decorate
 
     def __getitem__(self, name: str) -> T:
-        self.discover()
+        _discover()
         try:
             return self._things[name]
         except (KeyError, TypeError):
@@ -71,20 +76,24 @@ class Registry(Generic[T]):
 
     def names(self, pattern: str = "*") -> list[str]:
         """The registered names that match a shell-style pattern, sorted."""
-        self.discover()
+        _discover()
         return sorted(fnmatch.filter(self._things, pattern))
 
-    def discover(self) -> None:
-        """Bring in what plugins register; does nothing the second time."""
-        if not self._discovered:
-            self._discovered = True
-            try:
-                self._discover()
-            except BaseException:
-                self._discovered = False  # a plugin that failed fails again, not silently
-                raise
+    def registered(self) -> set[str]:
+        """The names registered so far."""
+        return set(self._things)
 
     def forget(self, names: Iterable[str]) -> None:
         """Take names out again: what a plugin that failed half-way had registered."""
         for name in names:
             self._things.pop(name, None)
+
+
+def _discover() -> None:
+    discover, Registry.discover = Registry.discover, None
+    if discover is not None:
+        try:
+            discover()
+        except BaseException:
+            Registry.discover = discover  # a plugin that failed fails again, not silently
+            raise

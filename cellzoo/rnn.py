@@ -252,31 +252,22 @@ class RNN(nn.Module):
             raise ValueError("expected a sequence of at least one step")
         if x.shape[-1] != self.input_size:
             raise ValueError(f"x's last dimension must be {self.input_size}, not {x.shape[-1]}")
-        like = self._like()
-        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"x must be {like.dtype} like the parameters, not {x.dtype}")
+        self.cell().check_dtype(x)
 
     def _like(self) -> Tensor:
         return next(self.parameters())
 
     def _states(self, state: Any, batch: int, unbatched: bool) -> list[Tensor]:
-        """The initial states as a list, each checked for its shape."""
-        expected = self._cells[0].as_states(self.initial_state(batch))
+        """The initial states as a list, each checked."""
+        initial = self.initial_state(batch)
+        expected = [initial] if isinstance(initial, Tensor) else [*initial]
         if state is None:
-            return list(expected)
-        states = self._cells[0].as_states(state)
+            return expected
+        shape = "(layers · directions, batch, width)"
         if unbatched:
-            for s in states:
-                if s.dim() != 2:
-                    raise ValueError(f"for unbatched x a state has 2 dimensions, not {s.dim()}")
-            states = tuple(s.unsqueeze(1) for s in states)
-        for name, want, got in zip(self._cells[0].layout.states, expected, states, strict=True):
-            if got.shape != want.shape:
-                raise ValueError(
-                    f"state {name} must be (layers · directions, batch, width) = "
-                    f"{tuple(want.shape)}, not {tuple(got.shape)}"
-                )
-        return list(states)
+            expected, shape = [s.squeeze(1) for s in expected], shape.replace(" batch,", "")
+        states = self._cells[0].as_states(state, expected, shape)
+        return [s.unsqueeze(1) if unbatched else s for s in states]
 
     def _given(self, states: list[Tensor]) -> Any:
         return self._cells[0].as_given(tuple(states))

@@ -217,22 +217,49 @@ class GatedCell(nn.Module):
         from cellzoo.engines.purity import check  # the engines know cells, not the other way
 
         check(self)
+        if not isinstance(x_t, Tensor):
+            raise TypeError(f"x_t must be a tensor, not {type(x_t).__name__}")
         if x_t.dim() != 2 or x_t.shape[-1] != self.input_size:
             raise ValueError(f"x_t must be (batch, {self.input_size}), not {tuple(x_t.shape)}")
-        states = self.initial_state(len(x_t)) if state is None else self.as_states(state)
+        self.check_dtype(x_t)
+        states = self.initial_state(len(x_t))
+        if state is not None:
+            states = self.as_states(state, states)
         prepared = self.prepare()
         result = prepared.advance(prepared.project_sequence(x_t, dt), states)
         return result.output, self.as_given(result.states)
 
     forward = step
 
-    def as_states(self, state: Any) -> tuple[Tensor, ...]:
-        """A state as users give it (a tensor, or a tuple of several) as a tuple."""
+    def as_states(
+        self, state: Any, expected: Sequence[Tensor], shape: str = "(batch, width)"
+    ) -> tuple[Tensor, ...]:
+        """A state as users give it (a tensor, or a tuple of several) as a tuple.
+
+        Raises:
+            TypeError, ValueError: its number, shapes or dtypes are not the expected ones.
+        """
+        names = ", ".join(self.layout.states)
+        if not isinstance(state, Tensor | tuple | list):
+            raise TypeError(f"expected the states ({names}), got {type(state).__name__}")
         states = (state,) if isinstance(state, Tensor) else tuple(state)
-        if len(states) != len(self.layout.states):
-            names = ", ".join(self.layout.states)
+        if len(states) != len(expected):
             raise ValueError(f"expected the states ({names}), got {len(states)} tensors")
+        for name, want, got in zip(self.layout.states, expected, states, strict=True):
+            if not isinstance(got, Tensor):
+                raise TypeError(f"state {name} must be a tensor, not {type(got).__name__}")
+            if (got.shape, got.dtype) != (want.shape, want.dtype):
+                raise ValueError(
+                    f"state {name} must be {shape} = {tuple(want.shape)} {want.dtype}, "
+                    f"not {tuple(got.shape)} {got.dtype}"
+                )
         return states
+
+    def check_dtype(self, x: Tensor) -> None:
+        """Refuse an x of another dtype than the parameters', unless autocast sees to it."""
+        like: Tensor = next(p for p in self._parameters.values() if p is not None)
+        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x must be {like.dtype} like the parameters, not {x.dtype}")
 
     def as_given(self, states: tuple[Tensor, ...]) -> Any:
         """A tuple of states as users get it: one tensor where there is one state."""

@@ -36,6 +36,8 @@ class LSTM(GatedCell):
 
     @property
     def output_size(self) -> int:
+        if not 0 <= self.proj_size < self.hidden_size:  # as torch.nn has it
+            raise ValueError(f"proj_size must be 0 or below hidden_size, not {self.proj_size}")
         return self.proj_size or self.hidden_size
 
     def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ objects that `self` refers to (`self.log.append(…)`), and globals other than t
 
 from __future__ import annotations
 
+import copy
 import inspect
 import random
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cellzoo.cells.base import GatedCell
 
@@ -28,7 +30,7 @@ BATCH = 3
 _checked: set[Any] = set()
 
 
-class ImpureUpdateError(TypeError):
+class ImpureUpdateError(RuntimeError):  # Python would swallow a TypeError raised within `a @ b`
     """A cell's update does what an engine cannot repeat; the message names the line."""
 
 
@@ -41,11 +43,12 @@ def check(cell: GatedCell) -> None:
     """
     key = (type(cell), cell.bias, tuple(map(repr, cell.options.items())))
     if key not in _checked:
-        _run_once(cell)
+        for training in (True, False):
+            _run_once(cell, training)
         _checked.add(key)
 
 
-def _run_once(cell: GatedCell) -> None:
+def _run_once(cell: GatedCell, training: bool) -> None:
     # On the meta device there are no values: whatever needs one fails, and it costs nothing.
     def meta(tensors: Any) -> dict[str, Tensor | None]:
         return {
@@ -53,32 +56,31 @@ def _run_once(cell: GatedCell) -> None:
             for name, tensor in tensors.items()
         }
 
-    shadow = cell.bind(meta(cell._parameters), meta(cell._buffers))
-    like = next(tensor for tensor in shadow._parameters.values() if tensor is not None)
-    with torch.no_grad():
+    # A check must not move batch statistics, nor the generators that seeds have set.
+    buffers = {name: None if b is None else b.clone() for name, b in cell._buffers.items()}
+    cell = cell.bind(cell._parameters, buffers)
+    cell.__dict__["_modules"] = copy.deepcopy(cell._modules)
+    cell.train(training)
+    shadow = cell.bind(meta(cell._parameters), meta(buffers))
+    like = next(tensor for tensor in cell._parameters.values() if tensor is not None)
+    with torch.no_grad(), torch.random.fork_rng([like.device] if like.is_cuda else []):
         states = tuple(s.to("meta") for s in cell.initial_state(BATCH))
         # The projection runs on real numbers: it may read values, update only may not.
-        x = torch.zeros(BATCH, cell.input_size, dtype=like.dtype, device=_device(cell))
-        mode, cell_was_training = _Watch(cell), cell.training
-        try:
-            cell.training = False  # a check must not move batch statistics
-            given = {k: v.to("meta") for k, v in cell.project_sequence(x, None).items()}
-        finally:
-            cell.training = cell_was_training
+        x = torch.zeros(BATCH, cell.input_size, dtype=like.dtype, device=like.device)
+        given = {k: v.to("meta") for k, v in cell.project_sequence(x, None).items()}
         generators = _generators()
         guarded = _guard(shadow).prepare()
         try:
-            with mode:
-                mode.product_depth = 0
+            with _Watch(cell):
                 step = guarded.advance(given, states)
-        except (ImpureUpdateError, AttributeError):
+        except ImpureUpdateError:
             raise
         except Exception as error:
-            if "meta" not in str(error).lower() and not isinstance(error, NotImplementedError):
+            if "meta" not in str(error).lower():
                 raise
             raise ImpureUpdateError(
-                f"{cell.name}.update lets Python see values, or uses a tensor that is no "
-                f"parameter of the cell{_line(cell, error)}: {_first_line(error)}"
+                f"{cell.name}.update lets Python see a tensor's values{_line(cell, error)}: "
+                f"{_first_line(error)}"
             ) from error
         if generators != _generators():
             raise ImpureUpdateError(
@@ -91,10 +93,11 @@ def _run_once(cell: GatedCell) -> None:
                 f"{cell.name}.update gives state {name!r} as {tuple(new.shape)} {new.dtype} for a "
                 f"batch of {BATCH}; declared is {tuple(old.shape)} {old.dtype}"
             )
-    if step.output.shape != (BATCH, cell.output_size):
+    if step.output.shape != (BATCH, cell.output_size) or step.output.dtype != like.dtype:
         raise TypeError(
-            f"{cell.name}.update gives an output of {tuple(step.output.shape)} for a batch of "
-            f"{BATCH}; output_size says {(BATCH, cell.output_size)}"
+            f"{cell.name}.update gives an output of {tuple(step.output.shape)} "
+            f"{step.output.dtype} for a batch of {BATCH}; output_size and the parameters say "
+            f"{(BATCH, cell.output_size)} {like.dtype}"
         )
 
 
@@ -104,7 +107,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, cell: GatedCell) -> None:
         super().__init__()
         self.cell = cell
-        self.product_depth = 0
+        self.constants: list[Tensor] = []  # made by the update itself
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -116,7 +119,16 @@ class _Watch(TorchDispatchMode):
             self.refuse(name, "writes in place; make a new tensor")
         if name in PRODUCTS and not _inside_base():
             self.refuse(name, "makes a product that engines do not see; use self.product")
-        return func(*args, **(kwargs or {}))
+        if name != "lift_fresh" and any(map(self.is_foreign, tree_leaves((args, kwargs)))):
+            self.refuse(name, "uses a tensor that is no parameter of the cell")
+        result = func(*args, **(kwargs or {}))
+        self.constants += [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        return result
+
+    def is_foreign(self, value: Any) -> bool:
+        if not isinstance(value, Tensor) or value.is_meta:
+            return False
+        return not any(value is constant for constant in self.constants)
 
     def refuse(self, operation: str, what: str) -> None:
         where = _line_of_frame(self.cell, sys._getframe())
@@ -126,7 +138,7 @@ class _Watch(TorchDispatchMode):
 def _guard(shadow: GatedCell) -> GatedCell:
     """The cell with a class that refuses attribute writes."""
 
-    def refuse(self: Any, name: str, value: Any) -> None:
+    def refuse(self: Any, name: str, value: Any = None) -> None:
         where = _line_of_frame(shadow, sys._getframe())
         raise ImpureUpdateError(
             f"{shadow.name}.update writes self.{name}{where}; make it a state instead"
@@ -134,13 +146,11 @@ def _guard(shadow: GatedCell) -> GatedCell:
 
     cls = type(shadow)
     shadow.__class__ = type(
-        cls.__name__, (cls,), {"__setattr__": refuse, "registered_name": shadow.name}
+        cls.__name__,
+        (cls,),
+        {"__setattr__": refuse, "__delattr__": refuse, "registered_name": shadow.name},
     )
     return shadow
-
-
-def _device(cell: GatedCell) -> torch.device:
-    return next(p.device for p in cell._parameters.values() if p is not None)
 
 
 def _inside_base() -> bool:

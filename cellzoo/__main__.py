@@ -1,0 +1,5 @@
+"""`python -m cellzoo`."""
+
+from cellzoo.cli import run
+
+run()

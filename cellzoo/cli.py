@@ -1,0 +1,131 @@
+"""The commands: train, sweep, compare, cells, tasks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+USAGE = """\
+cellzoo: a research framework for recurrent cell variants
+
+  cellzoo train [overrides]      one run: cell=gru task=digits hidden_size=64 seed=0
+  cellzoo sweep [overrides]      many runs: cell=lstm,gru seed=0,1,2
+  cellzoo compare DIRECTORY      tables and plots of a sweep's runs
+  cellzoo cells [NAME]           the registered cells, or one's equations and options
+  cellzoo tasks [NAME]           the registered tasks
+
+Each takes --help; all take --plugin FILE_OR_MODULE (repeatable) and --debug (tracebacks).
+"""
+
+
+class UsageError(ValueError):
+    """A command line that makes no sense."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 1 where a run failed, 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--plugin", action="append", default=[])
+    common.add_argument("--debug", action="store_true")
+    try:
+        said, rest = common.parse_known_args(arguments)
+    except SystemExit:
+        return 2
+    debug = said.debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        if not rest or rest[0] in ("-h", "--help"):
+            print(USAGE, end="")
+            return 0 if rest else 2
+        command, *rest = rest
+        if command == "--version":
+            from cellzoo import __version__
+
+            print(__version__)
+            return 0
+        if command not in COMMANDS:
+            from cellzoo.registry import nearest
+
+            raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
+        from cellzoo.plugins import announce
+
+        announce(said.plugin)
+        return COMMANDS[command](rest, debug)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        known = isinstance(error, ValueError | TypeError | LookupError | OSError | ImportError)
+        named = known or type(error).__module__.startswith("cellzoo")
+        return _say(lines[0] if named else f"{type(error).__name__}: {lines[0]}", 2)
+
+
+def _say(message: str, status: int) -> int:
+    print(f"cellzoo: {message}", file=sys.stderr)
+    return status
+
+
+def _train(arguments: list[str], debug: bool) -> int:
+    from cellzoo.sweep import one
+
+    return one(_named(arguments, "train"), debug)
+
+
+def _sweep(arguments: list[str], debug: bool) -> int:
+    from cellzoo.sweep import many
+
+    return many(_named(arguments, "sweep"), debug)
+
+
+def _compare(arguments: list[str], debug: bool) -> int:
+    from cellzoo.compare import main as compare
+
+    return compare(arguments)
+
+
+def _cells(arguments: list[str], debug: bool) -> int:
+    from cellzoo.catalogue import show_cells
+
+    return show_cells(arguments)
+
+
+def _tasks(arguments: list[str], debug: bool) -> int:
+    from cellzoo.catalogue import show_tasks
+
+    return show_tasks(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
+    "train": _train,
+    "sweep": _sweep,
+    "compare": _compare,
+    "cells": _cells,
+    "tasks": _tasks,
+}
+
+
+def _named(arguments: list[str], command: str) -> list[str]:
+    """The overrides, with a name that no other run has where none is given."""
+    if any(argument.split("=")[0] == "name" for argument in arguments):
+        return arguments
+    # By an environment variable, so that the other ranks of this run get the same name.
+    name = os.environ.setdefault(
+        "CELLZOO_NAME", f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    )
+    return [*arguments, f"name={name}"]
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())

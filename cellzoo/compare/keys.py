@@ -1,0 +1,138 @@
+"""Config keys: flattened with dots, named by the user, told apart from metrics.
+
+In the frame of runs, a metric's name holds a slash (`val/accuracy`), a config key's never
+does (`optimizer.lr`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy
+import pandas
+
+from cellzoo.compare.errors import unknown
+
+#: What a result says of a run besides its config and its metrics.
+RESULT_COLUMNS = (
+    "directory",
+    "status",
+    "reason",
+    "parameters",
+    "seconds",
+    "steps",
+    "steps_per_second",
+    "monitor",
+    "mode",
+)
+
+#: Config that says where and how a run was executed, not what was trained: two runs that
+#: differ in nothing else are a fair pair.
+NOT_SETTINGS = ("name", "data", "engine", "launcher", "logger", "plugins")
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists become text, so that they can be keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()})
+        else:
+            flat[str(key)] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def with_section_names(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a section stand for its name: `optimizer` means `optimizer.name`."""
+    names = {
+        key.removesuffix(".name"): value for key, value in flat.items() if key.endswith(".name")
+    }
+    return {**names, **flat}
+
+
+def config_keys(runs: pandas.DataFrame) -> list[str]:
+    """The columns of a frame of runs that are config keys."""
+    return [key for key in runs.columns if "/" not in key and key not in RESULT_COLUMNS]
+
+
+def resolve(runs: pandas.DataFrame, key: str) -> str:
+    """The column that the user's `key` means; an unknown one raises, naming the nearest."""
+    known = config_keys(runs)
+    short = key.removesuffix(".name")
+    if short in known:
+        return short
+    if key not in known:
+        raise unknown("config key", key, known)
+    return key
+
+
+def is_within(key: str, sections: Iterable[str]) -> bool:
+    """Whether `key` is one of `sections` or an option inside one (`cell.proj_size`, `cell`)."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def value_text(value: Any) -> str:
+    """A config value as text that is equal exactly where the values are (32 and 32.0 are)."""
+    if value is None or value is pandas.NA or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    if isinstance(value, bool | numpy.bool_):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if number.is_integer() and abs(number) < 2**53:
+        return str(int(number))
+    return repr(number)
+
+
+def row_keys(runs: pandas.DataFrame, keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """For each run, its values of `keys` as text."""
+    if not keys:
+        return [()] * len(runs)
+    columns = [runs[key].map(value_text) for key in keys]
+    return list(zip(*columns, strict=True))
+
+
+def varying_keys(groups: Sequence[pandas.DataFrame], without: Iterable[str] = ()) -> list[str]:
+    """The settings that take more than one value inside at least one group."""
+    return [
+        key
+        for key in _settings(groups, without)
+        if any(group[key].map(value_text).nunique() > 1 for group in groups)
+    ]
+
+
+def distinguishing_keys(
+    groups: Sequence[pandas.DataFrame], without: Iterable[str] = ()
+) -> list[str]:
+    """The settings that are constant inside every group and differ between groups.
+
+    They are part of what the groups are: a width chosen to give every cell as many parameters,
+    a learning rate selected for each.
+    """
+    varying = set(varying_keys(groups, without))
+    return [
+        key
+        for key in _settings(groups, without)
+        if key not in varying and len({value_text(group[key].iloc[0]) for group in groups}) > 1
+    ]
+
+
+def _settings(groups: Sequence[pandas.DataFrame], without: Iterable[str]) -> list[str]:
+    known = config_keys(groups[0]) if groups else []
+    excluded = (*NOT_SETTINGS, *without)
+    return [
+        key
+        for key in known
+        if not is_within(key, excluded)
+        # `optimizer` says what `optimizer.name` says.
+        and not (key.endswith(".name") and key.removesuffix(".name") in known)
+    ]
+
+
+def outermost(keys: Sequence[str]) -> list[str]:
+    """`keys` less the options of a section that is itself among them, for people to read."""
+    return [key for key in keys if not is_within(key, [k for k in keys if k != key])]

@@ -1,0 +1,197 @@
+"""Learning curves and dots, as figures that touch no global state of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cellzoo.compare import metrics
+from cellzoo.compare.files import write_whole
+from cellzoo.compare.groups import Group
+from cellzoo.compare.statistics import mean, mean_interval, mean_intervals
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart, less the yellow, which
+#: white paper swallows. After seven groups the line style tells.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+MARKERS = ("o", "s", "^", "D")
+TEXT = {"title": 13, "axis": 12, "tick": 11, "note": 9.5}
+POINTS = 200
+
+
+def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour, line style and marker for each group, the same in every plot."""
+    return {
+        label: {
+            "color": COLOURS[index % len(COLOURS)],
+            "linestyle": LINES[index // len(COLOURS) % len(LINES)],
+            "marker": MARKERS[index // len(COLOURS) % len(MARKERS)],
+        }
+        for index, label in enumerate(labels)
+    }
+
+
+def plot_curves(
+    groups: Sequence[Group],
+    curves: pandas.DataFrame,
+    metric: str,
+    mode: str,
+    style: Mapping[str, Mapping[str, Any]],
+    task: str,
+) -> Figure:
+    """`metric` against the training step: the mean of each group's done runs and a band.
+
+    A line goes as far as every run of its group does, so that no mean jumps where a run ends.
+    """
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    bands = set()
+    lowest, highest = numpy.inf, -numpy.inf
+    for group in groups:
+        values, steps = _on_common_steps(group, curves, metric)
+        if not len(steps):
+            continue
+        middle = numpy.sort(values, axis=0).mean(axis=0)
+        lowest, highest = min(lowest, middle.min()), max(highest, middle.max())
+        low, high, band = _band(values)
+        bands.add(band)
+        look = style[group.label]
+        label = f"{group.label} (n = {len(values)}{', min–max' if band == 'range' else ''})"
+        axes.plot(
+            steps,
+            middle,
+            color=look["color"],
+            linestyle=look["linestyle"],
+            linewidth=2,
+            label=label,
+            marker=look["marker"] if len(steps) == 1 else None,
+        )
+        if band != "none":
+            axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    if mode == "min" and lowest > 0 and highest > 100 * lowest:
+        axes.set_yscale("log")
+    _decorate(axes, f"{task}: {metrics.label(metric)}")
+    axes.set_xlabel("training step (optimizer updates)", fontsize=TEXT["axis"])
+    axes.set_ylabel(metrics.label(metric), fontsize=TEXT["axis"])
+    figure.legend(loc="outside right upper", fontsize=TEXT["tick"], frameon=False, handlelength=2.8)
+    note = "line: mean over runs"
+    if "interval" in bands:
+        note += "; band: 95% bootstrap interval of the mean"
+    if "range" in bands:
+        note += "; min–max: band over two runs"
+    _note(figure, note)
+    return figure
+
+
+def plot_dots(
+    groups: Sequence[Group],
+    metric: str,
+    style: Mapping[str, Mapping[str, Any]],
+    task: str,
+    baseline: str | None = None,
+) -> Figure:
+    """Every done run a dot, below them the mean of the group and its interval; first on top."""
+    figure = Figure(figsize=(8.5, 1.9 + 0.46 * len(groups)), layout="constrained")
+    axes = figure.add_subplot()
+    generator = numpy.random.default_rng(0)
+    for row, group in enumerate(groups):
+        values = group.done[metric].to_numpy(float) if len(group.done) else numpy.array([])
+        values = values[numpy.isfinite(values)]
+        look = style[group.label]
+        if group.label == baseline and len(values):
+            axes.axvline(mean(values), color="0.55", linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
+        heights = row - 0.16 + generator.uniform(-0.12, 0.12, len(values))
+        axes.scatter(
+            values,
+            heights,
+            s=26,
+            color=look["color"],
+            marker=look["marker"],
+            alpha=0.55,
+            linewidths=0,
+        )
+        if len(values) > 1:
+            low, high = mean_interval(values)
+            axes.plot([low, high], [row + 0.2] * 2, color=look["color"], linewidth=2.2)
+            axes.plot(
+                [mean(values)],
+                [row + 0.2],
+                color=look["color"],
+                marker=look["marker"],
+                markersize=7.5,
+                markeredgecolor="white",
+            )
+    axes.set_yticks(range(len(groups)), [_row_label(group) for group in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlabel(metrics.label(metric), fontsize=TEXT["axis"])
+    _decorate(axes, f"{task}: {metrics.label(metric)}")
+    axes.grid(axis="y", visible=False)
+    note = "small: one run; large, below: mean and its 95% bootstrap interval"
+    if baseline is not None:
+        note += f"; dashed: mean of {baseline}"
+    _note(figure, note)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """The figure as PNG and SVG beside each other, byte for byte the same at every call."""
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        with matplotlib.rc_context({"svg.hashsalt": "cellzoo", "svg.fonttype": "none"}):
+            written.append(
+                write_whole(
+                    path.with_name(path.name + suffix),
+                    lambda target: figure.savefig(target, dpi=150, metadata=metadata),  # noqa: B023
+                )
+            )
+    return written
+
+
+def _on_common_steps(
+    group: Group, curves: pandas.DataFrame, metric: str
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Each done run's values (runs, steps) at steps that all of them reach, and the steps."""
+    wanted = set(group.done["directory"])
+    found = curves[curves["directory"].isin(wanted)]
+    runs = [run for _, run in found.groupby("directory", sort=True)]
+    if not runs:
+        return numpy.empty((0, 0)), numpy.empty(0)
+    first = max(run["step"].min() for run in runs)
+    last = min(run["step"].max() for run in runs)
+    steps = numpy.unique(numpy.concatenate([run["step"].to_numpy(float) for run in runs]))
+    steps = steps[(steps >= first) & (steps <= last)]
+    if len(steps) > POINTS:
+        steps = steps[numpy.linspace(0, len(steps) - 1, POINTS).round().astype(int)]
+    values = [numpy.interp(steps, run["step"], run[metric]) for run in runs]
+    return numpy.stack(values), steps
+
+
+def _band(values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, str]:
+    if len(values) >= 3:
+        return *mean_intervals(values, resamples=1999), "interval"
+    return values.min(axis=0), values.max(axis=0), "range" if len(values) == 2 else "none"
+
+
+def _row_label(group: Group) -> str:
+    broken = len(group.runs) - len(group.done)
+    return f"{group.label} (n = {len(group.done)}{f', {broken} diverged' if broken else ''})"
+
+
+def _decorate(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=TEXT["title"], loc="left")
+    axes.tick_params(labelsize=TEXT["tick"])
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _note(figure: Figure, text: str) -> None:
+    # As a supxlabel the layout keeps room for it.
+    figure.supxlabel(text, fontsize=TEXT["note"], color="0.35")

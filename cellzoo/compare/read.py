@@ -1,0 +1,134 @@
+"""Run directories as one table: a row a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas
+import yaml
+
+from cellzoo.compare.errors import CompareError, unknown
+from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
+
+STATUSES = ("running", "done", "diverged", "failed")
+ALWAYS = ("status", "cell", "init", "task", "hidden_size", "seed")
+WHEN_DONE = ("parameters", "seconds", "metrics", "monitor", "mode")
+
+
+def read_runs(directory: str | Path) -> pandas.DataFrame:
+    """Every run below `directory`, one row each.
+
+    Columns: what the result says (`directory`, `status`, `parameters`, `seconds`, …), every
+    metric (`val/accuracy`, …) and every config key, flattened with dots (`optimizer.lr`).
+    A result that cannot be read raises `CompareError` naming the file.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CompareError(f"{directory} is no directory; train into it with `cellzoo sweep`")
+    rows = [_read_run(run) for run in _run_directories(directory)]
+    if not rows:
+        raise CompareError(
+            f"no result.json below {directory}; give the directory of a run or sweep, "
+            "as runs/<name> after `cellzoo sweep name=<name>`"
+        )
+    return frame_of_runs(rows)
+
+
+def read_curves(runs: pandas.DataFrame | Iterable[str | Path], metric: str) -> pandas.DataFrame:
+    """The course of `metric` in each run: columns `directory`, `step`, and the metric."""
+    directories = runs["directory"] if isinstance(runs, pandas.DataFrame) else runs
+    curves = [_read_curve(Path(directory), metric) for directory in directories]
+    if not curves:
+        return pandas.DataFrame(columns=["directory", "step", metric])
+    return pandas.concat(curves, ignore_index=True)
+
+
+def frame_of_runs(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    """Rows with differing keys as one frame, what identifies a run in front."""
+    first = ["directory", "status", "reason", "cell", "init", "task", "hidden_size", "seed"]
+    first += [column for column in RESULT_COLUMNS if column not in first]
+    rest = dict.fromkeys(key for row in rows for key in row if key not in first)
+    metrics = sorted(key for key in rest if "/" in key)
+    config = [key for key in rest if "/" not in key]
+    return pandas.DataFrame(rows, columns=[*first, *metrics, *config])
+
+
+def _run_directories(directory: Path) -> list[Path]:
+    found = []
+    for path, folders, files in os.walk(directory):
+        # An attempt is a superseded try of a run, not a run.
+        folders[:] = [folder for folder in folders if folder != "attempts"]
+        if "result.json" in files:
+            found.append(Path(path))
+    return sorted(found)
+
+
+def _read_run(directory: Path) -> dict[str, Any]:
+    path = directory / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompareError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(result, dict):
+        raise CompareError(f"{path} holds no mapping")
+    if result.get("status") not in STATUSES:
+        raise CompareError(f"{path}: status {result.get('status')!r} is none of {STATUSES}")
+    required = (*ALWAYS, *WHEN_DONE) if result["status"] == "done" else ALWAYS
+    missing = [key for key in required if result.get(key) is None]
+    if missing:
+        raise CompareError(f"{path} lacks {', '.join(missing)}")
+    if result.get("mode") not in ("min", "max", None):
+        raise CompareError(f"{path}: mode {result['mode']!r} is neither 'min' nor 'max'")
+
+    config = with_section_names(flatten(_read_config(directory / "config.yaml")))
+    row = {key: value for key, value in config.items() if key not in RESULT_COLUMNS}
+    row |= {key: result.get(key) for key in (*RESULT_COLUMNS, *ALWAYS)}
+    row["directory"] = str(directory)
+    return row | _metrics(result.get("metrics"), path)
+
+
+def _metrics(metrics: Any, path: Path) -> dict[str, float]:
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, dict):
+        raise CompareError(f"{path}: metrics is no mapping")
+    for name, value in metrics.items():
+        if "/" not in name:
+            raise CompareError(f"{path}: metric {name!r} names no split, as in 'val/{name}'")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise CompareError(f"{path}: metric {name!r} is no number: {value!r}")
+    return {name: float("nan") if value is None else value for name, value in metrics.items()}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise CompareError(f"{path} is not readable YAML: {reason}") from error
+    if not isinstance(config, dict):
+        raise CompareError(f"{path} holds no mapping")
+    return config
+
+
+def _read_curve(directory: Path, metric: str) -> pandas.DataFrame:
+    path = directory / "metrics.csv"
+    try:
+        table = pandas.read_csv(path)
+        for column in ("step", metric):
+            if column not in table.columns:
+                raise CompareError(f"{path}: {unknown('column', column, table.columns)}")
+        curve = table[["step", metric]].apply(pandas.to_numeric).dropna()
+    except CompareError:
+        raise
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise CompareError(f"{path} is not a readable table: {reason}") from error
+    # A resumed run repeats the steps since its checkpoint; the later rows are the ones it kept.
+    curve = curve.drop_duplicates("step", keep="last").sort_values("step")
+    curve.insert(0, "directory", str(directory))
+    return curve

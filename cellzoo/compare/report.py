@@ -1,0 +1,178 @@
+"""A comparison from runs to tables, plots and files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas
+from rich.console import Console
+
+from cellzoo.compare import metrics, plots
+from cellzoo.compare.baseline import baseline_values
+from cellzoo.compare.errors import CompareError, unknown
+from cellzoo.compare.files import write_whole
+from cellzoo.compare.groups import Group, group_runs, one_monitor, require, split_tasks
+from cellzoo.compare.keys import resolve
+from cellzoo.compare.read import read_curves, read_runs
+from cellzoo.compare.select import select_runs
+from cellzoo.compare.table import Table, build_table, render
+
+#: What can be compared besides metrics.
+METRIC_COLUMNS = ("parameters", "seconds", "steps", "steps_per_second")
+
+ReadCurves = Callable[[pandas.DataFrame, str], pandas.DataFrame]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found: all runs, a table for each task, and the files it wrote."""
+
+    runs: pandas.DataFrame
+    tables: tuple[Table, ...]
+    paths: tuple[Path, ...]
+
+
+def compare(
+    directory: str | Path | None = None,
+    by: Sequence[str] = ("cell",),
+    metric: str | None = None,
+    baseline: str | None = None,
+    select: str | None = None,
+    out: str | Path | None = None,
+    *,
+    mode: str | None = None,
+    wandb: str | None = None,
+    group: str | None = None,
+    draw: bool = True,
+    console: Console | None = None,
+) -> Comparison:
+    """Compare the runs below `directory` (or of the W&B project `wandb`) and write the report.
+
+    by: config keys; runs with equal values form a group.
+    metric: what is compared; by default the test metric of the monitored one.
+    baseline: a group (`lstm`, `cell=lstm`) that all are compared with, run by paired run.
+    select: a config key of which each group keeps its best value by validation.
+    out: where files go, by default `<directory>/compare`.
+    mode: `max` or `min`, for a metric whose name does not say which is better.
+    draw: whether to draw plots, the slow part.
+    """
+    if (directory is None) == (wandb is None):
+        raise CompareError("give a directory of runs, or --wandb entity/project")
+    read_the_curves: ReadCurves
+    if wandb is not None:
+        from cellzoo.compare.wandb_runs import read_wandb_curves, read_wandb_runs
+
+        runs, read_the_curves = read_wandb_runs(wandb, group), read_wandb_curves
+        out = Path("compare") if out is None else Path(out)
+    else:
+        assert directory is not None
+        runs, read_the_curves = read_runs(directory), read_curves
+        out = Path(directory) / "compare" if out is None else Path(out)
+
+    if not by:
+        raise CompareError("--by needs at least one config key, as cell")
+    by = tuple(dict.fromkeys(resolve(runs, key) for key in by))
+    select = None if select is None else resolve(runs, select)
+    if not (runs["status"] == "done").any():
+        counts = ", ".join(f"{n} {name}" for name, n in runs["status"].value_counts().items())
+        raise CompareError(f"no run is done: {counts}")
+
+    style = plots.styles([each.label for each in group_runs(runs, by)])
+    console = console or wide_console()
+    tables: list[Table] = []
+    drawn: list[Path] = []
+    tasks = split_tasks(runs, besides=(*by, select) if select else by)
+    for task, of_task in tasks.items():
+        finished = of_task[of_task["status"] != "running"]
+        unfinished = len(of_task) - len(finished)
+        if finished.empty:
+            console.print(f"{task}: {unfinished} unfinished runs, nothing else", markup=False)
+            continue
+        selection = None if select is None else select_runs(finished, by, select)
+        kept = finished if selection is None else selection.runs
+        monitor, monitor_mode = one_monitor(finished, task)
+        compared, better = _metric(kept, metric, mode, monitor, monitor_mode)
+        table = build_table(task, kept, by, compared, better, baseline, selection, unfinished)
+        tables.append(table)
+        console.print(render(table))
+        if draw:
+            suffix = f"-{_file_name(task)}" if len(tasks) > 1 else ""
+            groups = _in_order(group_runs(kept, by), table)
+            dashed = _baseline_label(baseline, groups, by)
+            figure = plots.plot_dots(groups, compared, style, task, dashed)
+            drawn += plots.save(figure, out / f"dots{suffix}")
+            course = _validation(kept, compared, monitor)
+            if course is not None:
+                curves = read_the_curves(kept[kept["status"] == "done"], course)
+                course_mode = metrics.direction(course, monitor, monitor_mode, better)
+                figure = plots.plot_curves(groups, curves, course, course_mode, style, task)
+                drawn += plots.save(figure, out / f"curves{suffix}")
+
+    everything = pandas.concat([table.rows for table in tables], ignore_index=True)
+    paths = [_write_csv(runs, out / "runs.csv"), _write_csv(everything, out / "table.csv"), *drawn]
+    for path in paths:
+        console.print(str(path), soft_wrap=True, markup=False, highlight=False)
+    return Comparison(runs, tuple(tables), tuple(paths))
+
+
+def wide_console() -> Console:
+    """The terminal, or for a pipe or file a width that cuts no table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _metric(
+    runs: pandas.DataFrame,
+    metric: str | None,
+    mode: str | None,
+    monitor: str | None,
+    monitor_mode: str | None,
+) -> tuple[str, str]:
+    """The metric to compare and its direction, present in every done run."""
+    if metric is None:
+        if monitor is None:
+            raise CompareError("no run says what it monitors; say --metric NAME")
+        metric = metrics.default_metric(monitor)
+    else:
+        known = [*METRIC_COLUMNS, *(name for name in map(str, runs) if "/" in name)]
+        if metric not in known:
+            raise unknown("metric", metric, known)
+    require(runs, metric)
+    return metric, mode or metrics.direction(metric, monitor, monitor_mode)
+
+
+def _validation(runs: pandas.DataFrame, metric: str, monitor: str | None) -> str | None:
+    """The validation metric whose course is drawn: that of the compared one, if there is one."""
+    if not (runs["status"] == "done").any():
+        return None
+    sibling = f"val/{metric.partition('/')[2]}"
+    return sibling if "/" in metric and sibling in runs and runs[sibling].notna().any() else monitor
+
+
+def _in_order(groups: Sequence[Group], table: Table) -> list[Group]:
+    known = {group.key: group for group in groups}
+    return [known[key] for key in zip(*(table.rows[name] for name in table.by), strict=True)]
+
+
+def _baseline_label(baseline: str | None, groups: Sequence[Group], by: Sequence[str]) -> str | None:
+    """The group that the dots' dashed line stands for: the baseline, where it is only one."""
+    if baseline is None:
+        return None
+    fixed = baseline_values(baseline, groups, by)
+    matching = [
+        group.label
+        for group in groups
+        if all(fixed.get(name, own) == own for name, own in zip(by, group.key, strict=True))
+    ]
+    return matching[0] if len(matching) == 1 else None
+
+
+def _write_csv(frame: pandas.DataFrame, path: Path) -> Path:
+    return write_whole(path, lambda target: frame.to_csv(target, index=False))
+
+
+def _file_name(task: str) -> str:
+    return re.sub(r"[^\w.=]+", "-", task.replace(" = ", "=")).strip("-")

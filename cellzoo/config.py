@@ -1,0 +1,224 @@
+"""From registries and conf/ to a resolved config."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cellzoo.cells.base import cells
+from cellzoo.inits import inits
+from cellzoo.options import option_specs
+from cellzoo.plugins import code_hash, source_of
+from cellzoo.registry import UnknownNameError, nearest
+from cellzoo.tasks import tasks
+
+# What does not change a run's result: where it lies, what it is logged to, and the machine.
+NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins")
+NOT_IDENTITY_TRAINER = ("accelerator", "devices", "strategy", "log_every_n_steps")
+
+
+class ConfigError(ValueError):
+    """An override that makes no sense; one line that says which, and what is near."""
+
+
+@dataclasses.dataclass
+class Schema:
+    """The types of the top-level values; conf/config.yaml gives them."""
+
+    name: Optional[str] = None  # noqa: UP045  (OmegaConf reads this annotation)
+    seed: int = 0
+    hidden_size: int = 64
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    engine: str = "auto"
+    cell: Any = None
+    init: Any = None
+    task: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    trainer: Any = None
+    logger: Any = None
+    early_stopping: Any = None
+    data: Any = None
+    wandb: Any = None
+
+
+def conf_folder() -> Path:
+    """conf/: the package's copy in an installed wheel, else the repository's."""
+    package = Path(str(files("cellzoo")))
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def store_choices() -> None:
+    """Make every registered cell, init and task a choice of its Hydra group, options and all."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Schema)
+    for name in cells.names():
+        options = {option: spec.default for option, spec in option_specs(cells[name]).items()}
+        store.store(group="cell", name=name, node=_node("cell", name, options))
+    for name in inits.names():
+        common = {"forget_bias": _maybe_float, "chrono": _maybe_float, "blocks": {}}
+        options = {**inits[name].options, **common}
+        store.store(group="init", name=name, node=_node("init", name, options))
+    for name in tasks.names():
+        options = {option: spec.default for option, spec in option_specs(tasks[name]).items()}
+        store.store(group="task", name=name, node=_node("task", name, options))
+    if not OmegaConf.has_resolver("run_directory"):
+        OmegaConf.register_new_resolver("run_directory", _run_directory)
+
+
+_maybe_float = object()
+
+
+def _node(group: str, name: str, options: Mapping[str, Any]) -> Any:
+    """A typed config node: a wrong type is refused when the config is composed."""
+    fields: list[Any] = [("name", str, name)]
+    for option, default in options.items():
+        if default is _maybe_float:
+            fields.append((option, Optional[float], None))  # noqa: UP045
+        elif isinstance(default, bool | int | float | str):
+            fields.append((option, type(default), default))
+        else:
+            fields.append((option, Any, dataclasses.field(default_factory=lambda d=default: d)))
+    return dataclasses.make_dataclass(f"{group}_{name}", fields)
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Refuse, in one line, a choice that does not exist.
+
+    Raises:
+        ConfigError: an override that cannot be parsed, or a choice that its group lacks.
+    """
+    choices = {path.name: [f.stem for f in path.glob("*.yaml")] for path in conf_folder().iterdir()}
+    known = {"cell": cells.names(), "init": inits.names(), "task": tasks.names()}
+    known |= {group: names for group, names in choices.items() if names and group != "hydra"}
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    for override in parsed:
+        if override.key_or_group not in known:
+            continue
+        value = override.value()
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
+        for choice in values:
+            if choice is not None and str(choice) not in known[override.key_or_group]:
+                group, hint = (
+                    override.key_or_group,
+                    nearest(str(choice), known[override.key_or_group]),
+                )
+                raise ConfigError(f"unknown {group} {str(choice)!r}: {hint}")
+
+
+def explain(error: Exception, keys: list[str]) -> str:
+    """One line for an error of Hydra or OmegaConf.
+
+    Args:
+        error: what was raised.
+        keys: the keys that a config has, to name the nearest.
+    """
+    cause: BaseException | None = error
+    text = ""
+    while cause is not None:
+        text += "\n" + str(cause)
+        cause = cause.__cause__
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        if key not in keys:
+            return f"unknown option {key!r}: {nearest(key, keys)}"
+        reason = re.search(r"Value .*", text)
+        return f"{key}: {reason[0]}" if reason else f"{key} cannot be set like that"
+    if match := re.search(r"(Value '.*' .*)", text):
+        key = re.search(r"full_key: (\S+)", text)
+        return f"{key[1] if key else 'config'}: {match[1]}"
+    return " ".join(str(error).split())
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain containers, its plugins' code by hash among them.
+
+    Raises:
+        ConfigError: an interpolation that leads nowhere.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items() if key not in ("hydra",)}
+    settings.pop("experiment", None)
+    settings["plugins"] = {
+        kind: {"file": str(path), "sha256": code_hash(path)}
+        for kind, thing in plugged(settings).items()
+        if (path := source_of(thing)) is not None
+    }
+    return settings
+
+
+def plugged(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The registered things that a config names."""
+    return {
+        "cell": cells[config["cell"]["name"]],
+        "init": inits[config["init"]["name"]].fill,
+        "task": tasks[config["task"]["name"]],
+    }
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """The hash of what a run computes, its seed aside.
+
+    That is the resolved config less paths, logging and machine, with the code of its plugins: an
+    edited cell is a different run.
+    """
+    settings = {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "seed")}
+    settings["trainer"] = {
+        key: value for key, value in config["trainer"].items() if key not in NOT_IDENTITY_TRAINER
+    }
+    settings["code"] = {kind: p["sha256"] for kind, p in config.get("plugins", {}).items()}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _run_directory(*, _root_: DictConfig) -> str:
+    """A job's place in its sweep: <cell>-<hash>/s<seed>."""
+    job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    config = resolved(job)
+    return f"{config['cell']['name']}-{identity(config)}/s{config['seed']}"
+
+
+__all__ = [
+    "ConfigError",
+    "UnknownNameError",
+    "check_overrides",
+    "conf_folder",
+    "explain",
+    "flatten",
+    "identity",
+    "resolved",
+    "store_choices",
+]

@@ -1,0 +1,80 @@
+"""Where a run's values go: metrics.csv always, W&B where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from cellzoo.config import flatten
+
+MODES = ("offline", "online")
+
+
+def make_loggers(
+    config: Mapping[str, Any], directory: Path, group: str | None, parameters: int
+) -> list[Logger]:
+    """The loggers of a run.
+
+    Args:
+        config: the resolved config.
+        directory: the run's.
+        group: the sweep's name, which groups its runs in W&B; None for a single run.
+        parameters: how many the model has.
+
+    Raises:
+        ValueError: a wandb.mode that is neither offline nor online.
+    """
+    loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
+    if config["logger"]["wandb"] and rank_zero_only.rank == 0:
+        run = _start_wandb(config, directory, group, parameters)
+        loggers.append(WandbLogger(experiment=run, save_dir=directory, log_model=False))
+    return loggers
+
+
+def _start_wandb(
+    config: Mapping[str, Any], directory: Path, group: str | None, parameters: int
+) -> Any:
+    import wandb
+
+    said = config["wandb"]
+    if said["mode"] not in MODES:
+        raise ValueError(f"wandb.mode is one of {', '.join(MODES)}, not {said['mode']!r}")
+    cell, init, task = (config[key]["name"] for key in ("cell", "init", "task"))
+    named = {"cell": cell, "init": init, "task": task}
+    return wandb.init(
+        name=f"{cell}-{init}-h{config['hidden_size']}-s{config['seed']}",
+        dir=directory,
+        # Said here, the mode holds whatever the environment or a key lying around suggest.
+        mode=said["mode"],
+        project=said["project"],
+        entity=said["entity"],
+        group=group,
+        job_type=cell,
+        tags=[cell, init, task, *said["tags"]],
+        config={**flatten(config), **named, "parameters": parameters},
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            disable_code=not said["save_code"],
+            save_code=said["save_code"],
+        ),
+    )
+
+
+@rank_zero_only
+def finish(loggers: list[Logger], result: Mapping[str, Any]) -> None:
+    """End the W&B run, if there is one, with the result in its summary and its exit code."""
+    import wandb
+
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and wandb.run is not None:
+            summary = {f"best/{k}": v for k, v in result["metrics"].items() if k[:4] == "val/"}
+            wandb.run.summary.update(summary)
+            keys = ("status", "reason", "step", "seconds", "steps", "monitor", "mode")
+            wandb.run.config.update({key: result[key] for key in keys})
+            wandb.finish(exit_code=0 if result["status"] == "done" else 1)

@@ -1,0 +1,166 @@
+"""A run on disk: one directory, in open formats, each file written whole or not at all.
+
+result.json    status, metrics, sizes, versions
+config.yaml    the resolved config
+metrics.csv    every logged value by step
+checkpoints/   best.ckpt (by validation) and last.ckpt
+train.log      what the libraries said
+wandb/         W&B's file of the run
+plugins/       the source of a cell, init or task that is not cellzoo's own
+attempts/      earlier attempts that did not finish
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from cellzoo.cells.base import cells
+from cellzoo.inits import inits
+from cellzoo.model import SequenceModel
+from cellzoo.plugins import load_plugin
+from cellzoo.registry import UnknownNameError
+from cellzoo.rnn import RNN
+
+
+class RunError(RuntimeError):
+    """A directory that holds no run, another run, or one that is not done."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_result(directory: Path, result: Mapping[str, Any]) -> None:
+    """Write result.json."""
+    write_whole(directory / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """What result.json says; None where there is none.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = directory / "result.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+        RunError: the directory holds none that can be read.
+    """
+    path = directory / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{directory} holds no run: there is no config.yaml") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return config
+
+
+def begin(directory: Path, config: Mapping[str, Any]) -> int:
+    """Make a run's directory: the config, the plugins' source; earlier attempts are kept.
+
+    Returns:
+        The attempt's number, from 1 on.
+
+    Raises:
+        RunError: it holds a sweep, or files that are no run's.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    attempts = directory / "attempts"
+    remains = [path for path in directory.iterdir() if path != attempts]
+    if remains and not (directory / "config.yaml").exists():
+        raise RunError(f"{directory} holds something else than a run: choose another name=")
+    number = 1 + (len(list(attempts.iterdir())) if attempts.exists() else 0)
+    if remains:
+        kept = attempts / str(number)
+        kept.mkdir(parents=True)
+        for path in remains:
+            shutil.move(path, kept / path.name)
+        number += 1
+    write_whole(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    for plugin in config.get("plugins", {}).values():
+        source = Path(plugin["file"])
+        write_whole(directory / "plugins" / source.name, source.read_text())
+    return number
+
+
+def build_model(config: Mapping[str, Any], input_size: int, output_size: int, reads: Any) -> Any:
+    """The model that a resolved config describes, for a task of these sizes."""
+    cell, init = dict(config["cell"]), dict(config["init"])
+    rnn = RNN(
+        cell.pop("name"),
+        input_size,
+        config["hidden_size"],
+        config["num_layers"],
+        batch_first=True,
+        dropout=config["dropout"],
+        bidirectional=config["bidirectional"],
+        init=init,
+        engine=config["engine"],
+        **cell,
+    )
+    return SequenceModel(rnn, output_size, reads)
+
+
+def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> SequenceModel:
+    """The trained model of a run, in eval mode, on the CPU.
+
+    A cell that is not registered is taken from the source that the run keeps.
+
+    Args:
+        directory: the run's.
+        checkpoint: "best" (by validation) or "last".
+
+    Raises:
+        RunError: there is no such run or checkpoint.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    for registry, kind in ((cells, "cell"), (inits, "init")):
+        try:
+            registry[config[kind]["name"]]
+        except UnknownNameError:
+            if kind not in config.get("plugins", {}):
+                raise
+            source = Path(config["plugins"][kind]["file"]).name
+            load_plugin(str(directory.resolve() / "plugins" / source))
+    path = directory / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.ckpt"))) or "none"
+        raise RunError(f"{directory} has no checkpoint {checkpoint!r}: there is {known}")
+    weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    result = read_result(directory) or {}
+    model = build_model(config, result["input_size"], result["output_size"], result["reads"])
+    model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
+    return model.eval()

@@ -1,0 +1,231 @@
+"""`cellzoo train` and `cellzoo sweep`: Hydra composes, `train.train` runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from cellzoo.config import (
+    ConfigError,
+    check_overrides,
+    conf_folder,
+    explain,
+    flatten,
+    identity,
+    resolved,
+    store_choices,
+)
+from cellzoo.runs import RunError, read_config, read_result
+from cellzoo.train import train
+
+console = Console(highlight=False)
+
+FLAGS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
+
+
+def one(arguments: list[str], debug: bool) -> int:
+    """`cellzoo train`: one run. Returns 0 if it is done, 1 if it diverged or failed."""
+    results: list[Mapping[str, Any]] = []
+
+    def job(config: DictConfig) -> None:
+        settings = resolved(config)
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        if rank_zero_only.rank == 0:
+            _refuse_finished(directory, settings)
+            _print_config(settings, directory)
+        result = train(settings, directory, reraise=debug)
+        results.append(result)
+        if rank_zero_only.rank == 0:
+            _print_summary(result, directory)
+
+    _hydra(job, arguments, [])
+    return 0 if all(result["status"] == "done" for result in results) else 1
+
+
+def many(arguments: list[str], debug: bool) -> int:
+    """`cellzoo sweep`: every combination of the values given by commas, one after another.
+
+    A job that diverges or fails is recorded as such and does not stop the others; one that is
+    done already is not run again. Returns 0 if all are done, else 1.
+    """
+    results: list[Mapping[str, Any]] = []
+    total = _count_jobs(arguments)
+
+    def job(config: DictConfig) -> None:
+        settings = resolved(config)
+        sweep = HydraConfig.get()
+        directory = Path(sweep.runtime.output_dir)
+        if (Path(sweep.sweep.dir) / "config.yaml").exists():
+            raise RunError(f"{sweep.sweep.dir} holds a single run: choose another name=")
+        devices = settings["trainer"]["devices"]
+        if settings["trainer"]["strategy"] != "auto" or devices not in (1, "auto", "1"):
+            raise ConfigError(
+                "a sweep runs its jobs in this process, which cannot be one of several ranks: "
+                "use trainer=cpu or trainer=gpu, or `cellzoo train` for a run on several devices"
+            )
+        result = read_result(directory)
+        again = result is not None and result["status"] == "done"
+        if result is None or not again:
+            with console.status(_describe(settings)):
+                result = train(settings, directory, settings["name"], progress=False)
+        results.append(result)
+        position = f"[{len(results)}/{total}]" if total else f"[{len(results)}]"
+        line = f"{position} {_describe(settings)}  {_outcome(result)}"
+        console.print(escape(line) + (" [dim]done before[/dim]" if again else ""), soft_wrap=True)
+
+    _hydra(job, arguments, ["--multirun"])
+    if results:
+        _print_tally(results, arguments)
+    return 0 if all(result["status"] == "done" for result in results) else 1
+
+
+def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[str]) -> None:
+    """Let Hydra read the command line and call the job with each config that it composes."""
+    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
+    store_choices()
+    check_overrides(overrides)
+    command_line = sys.argv
+
+    def call(config: DictConfig) -> None:
+        # Lightning starts the other ranks by this command line: it must be the user's.
+        sys.argv = command_line
+        job(config)
+
+    decorated = hydra.main(
+        version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
+    )(call)
+    with _errors_pass_through():
+        sys.argv = [command_line[0], *flags, *arguments]
+        try:
+            decorated()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error, _known_keys(overrides))) from error
+        finally:
+            sys.argv = command_line
+
+
+@contextmanager
+def _errors_pass_through() -> Iterator[None]:
+    """Have Hydra raise what it catches: this program says errors in its own way."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _known_keys(overrides: list[str]) -> list[str]:
+    """The keys of the config with the groups that were chosen."""
+    chosen = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if "." not in override.key_or_group and not override.is_sweep_override():
+            chosen.append(override.input_line)
+    with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+        try:
+            config = compose("config", [c for c in chosen if c.split("=")[0] in _groups()])
+        except (HydraException, OmegaConfBaseException):
+            config = compose("config")
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return [*flatten(plain), *(str(key) for key in plain)]
+
+
+def _groups() -> set[str]:
+    return {"cell", "init", "task", *(p.name for p in conf_folder().iterdir() if p.is_dir())}
+
+
+def _count_jobs(arguments: list[str]) -> int | None:
+    """How many jobs the command line spans."""
+    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return None  # Hydra says what is wrong with it
+    sweeps = [override for override in parsed if override.is_sweep_override()]
+    return math.prod(len(list(override.sweep_string_iterator())) for override in sweeps)
+
+
+def _refuse_finished(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Keep a finished run: another one needs a name of its own."""
+    result = read_result(directory)
+    if result is not None and result["status"] == "done":
+        old = read_config(directory)
+        same = identity(old) == identity(settings) and old["seed"] == settings["seed"]
+        what = "this run, done" if same else "another run, done"
+        raise RunError(f"{directory} holds {what}: choose another name=, or remove it")
+
+
+def _print_config(settings: Mapping[str, Any], directory: Path) -> None:
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
+    console.print(Syntax(text.rstrip(), "yaml", background_color="default", word_wrap=True))
+    console.print(f"[dim]{escape(str(_relative(directory)))}[/dim]", soft_wrap=True)
+
+
+def _print_summary(result: Mapping[str, Any], directory: Path) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("status", _outcome(result) if result["status"] != "done" else "done")
+    for name, value in sorted(result["metrics"].items()):
+        table.add_row(name, f"{value:.4g}")
+    if result["parameters"] is not None:
+        table.add_row("parameters", f"{result['parameters']:,}")
+    if result["steps_per_second"] is not None:
+        table.add_row("steps", f"{result['steps']:,} ({result['steps_per_second']:g} a second)")
+    table.add_row("engine", str(result["engine"]))
+    table.add_row("seconds", f"{result['seconds']:.1f}")
+    table.add_row("run", str(_relative(directory)))
+    console.print(table, soft_wrap=True)
+
+
+def _print_tally(results: list[Mapping[str, Any]], arguments: list[str]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("cell", "done", "diverged", "failed"):
+        table.add_column(column, justify="left" if column == "cell" else "right")
+    cells = sorted({result["cell"] for result in results})
+    for cell in [*cells, None]:
+        mine = [r["status"] for r in results if cell is None or r["cell"] == cell]
+        counts = [str(mine.count(status)) for status in ("done", "diverged", "failed")]
+        table.add_row(cell or "all", *counts)
+    console.print(table)
+    reasons = {r["reason"] for r in results if r["status"] == "failed"}
+    for reason in sorted(map(str, reasons)):
+        console.print(f"failed: {escape(reason)}", soft_wrap=True)
+    name = next(a.split("=", 1)[1] for a in arguments if a.startswith("name="))
+    console.print(f"compare them: cellzoo compare runs/{escape(name)}", soft_wrap=True)
+
+
+def _describe(settings: Mapping[str, Any]) -> str:
+    cell, init, task = (settings[key]["name"] for key in ("cell", "init", "task"))
+    return f"{task} {cell} {init} h={settings['hidden_size']} seed={settings['seed']}"
+
+
+def _outcome(result: Mapping[str, Any]) -> str:
+    if result["status"] != "done":
+        return f"{result['status']}: {result['reason']}"
+    metric = "test/" + result["monitor"].split("/", 1)[1]
+    return f"{metric} {result['metrics'][metric]:.4g} ({result['seconds']:.1f} s)"
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,205 @@
+"""What a task is: data, what is asked of it, and how an answer is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor, distributed
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
+
+from cellzoo.options import option, resolve
+from cellzoo.registry import Registry
+
+Split = Literal["train", "val", "test"]
+Batch = tuple[Any, Any]
+
+tasks: Registry[type[Task]] = Registry("task")
+
+# Validation and test examples are drawn from this seed, never from the run's.
+SPLIT_SEED: Mapping[Split, int] = {"val": 1_000_001, "test": 1_000_002}
+
+
+class Measure(tuple[Tensor, int]):
+    """A mean over a batch, and over how many things it was taken: `Measure(mean, count)`.
+
+    Means over a split weigh every batch by its count.
+    """
+
+    def __new__(cls, mean: Tensor, count: int) -> Measure:
+        """Pair a mean with its count."""
+        return super().__new__(cls, (mean, count))
+
+
+class Examples(Protocol):
+    """The examples of one split: a length, and batches by indices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch: ...
+
+
+class TensorExamples:
+    """Examples of equal length: x (N, T, I) and targets (N, …)."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """x (B, T, I) and targets (B, …)."""
+        rows = torch.as_tensor(indices)
+        return self.x[rows], self.y[rows]
+
+
+class PackedExamples:
+    """Examples of different lengths: lists of x (T, I) and of targets (T, …)."""
+
+    def __init__(self, x: Sequence[Tensor], y: Sequence[Tensor]) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """x and targets as PackedSequences, packed alike."""
+        x = pack_sequence([self.x[i] for i in indices], enforce_sorted=False)
+        return x, pack_sequence([self.y[i] for i in indices], enforce_sorted=False)
+
+
+class Task(LightningDataModule):
+    """A task: a Lightning data module, and what is asked of it.
+
+    A task declares the attributes below and options (`length: int = option(50, "…")`), and writes
+    `examples` and `measure`.
+
+    Args:
+        seed: the run's seed: it orders the training examples, and generates them where they are
+            generated. Validation and test examples never depend on it.
+        root: the folder with data files; None: the environment variable CELLZOO_DATA, else a
+            cache of the user's.
+        options: the task's own.
+
+    Attributes:
+        input_size, output_size: the widths of x and of the model's predictions.
+        reads: whether predictions are asked for at the "last" step or at "every" one.
+        monitor, mode: the validation metric that picks checkpoints and what is better, "min" or
+            "max"; metrics are called `<split>/<name>`.
+    """
+
+    input_size: int
+    output_size: int
+    reads: Literal["last", "every"] = "last"
+    monitor: ClassVar[str] = "val/loss"
+    mode: ClassVar[Literal["min", "max"]] = "min"
+    registered_name: ClassVar[str] = ""
+
+    batch_size: int = option(32, "examples in a training batch")
+
+    def __init__(self, *, seed: int = 0, root: str | None = None, **options: Any) -> None:
+        super().__init__()
+        self.seed = seed
+        self.root = root
+        self.options = resolve(type(self), f"task {self.registered_name}", options)
+        for name, value in self.options.items():
+            setattr(self, name, value)
+        for name in ("batch_size", "length", "train_size"):
+            if self.options.get(name, 1) < 1:
+                raise ValueError(f"task {self.registered_name}: {name} must be at least 1")
+
+    # -- what a task writes ------------------------------------------------------------------
+
+    def examples(self, split: Split, epoch: int) -> Examples:
+        """The examples of a split; `epoch` matters only where training examples are generated."""
+        raise NotImplementedError
+
+    def measure(self, prediction: Tensor, y: Any) -> dict[str, Measure]:
+        """Score a batch. The entry "loss" is trained on; all are reported.
+
+        Args:
+            prediction: (B, O) for reads="last"; (B, T, O) for "every", (rows, O) if packed.
+            y: the targets as `examples` gave them.
+        """
+        raise NotImplementedError
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def generator(self, split: Split, epoch: int) -> torch.Generator:
+        """Random numbers for a split: of the run and epoch for training, else the split's own."""
+        if split == "train":
+            # Two runs' epochs share no seed: manual_seed takes 64 bits.
+            return torch.Generator().manual_seed((self.seed << 32) + epoch + 1)
+        return torch.Generator().manual_seed(SPLIT_SEED[split])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training batches, in an order of the run's seed and the epoch."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        examples = self.examples("train", epoch)
+        sampler: Sampler[int]
+        if distributed.is_available() and distributed.is_initialized():
+            sampler = DistributedSampler(examples, seed=self.seed)  # type: ignore[arg-type]
+            sampler.set_epoch(epoch)
+        else:
+            sampler = RandomSampler(examples, generator=self.generator("train", epoch))
+        return self._loader(examples, self.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation batches."""
+        return self._held_out("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test batches."""
+        return self._held_out("test")
+
+    def _held_out(self, split: Split) -> DataLoader[Any]:
+        examples = self.examples(split, 0)
+        indices = range(len(examples))
+        if distributed.is_available() and distributed.is_initialized():
+            # Every example once: Lightning's sampler would repeat some to even out the ranks.
+            indices = indices[distributed.get_rank() :: distributed.get_world_size()]
+        return self._loader(examples, max(self.batch_size, 256), indices)
+
+    def _loader(self, examples: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
+        return DataLoader(examples, batch_size, sampler=sampler, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def accuracy(prediction: Tensor, y: Tensor) -> Measure:
+    """The share of predictions whose largest logit is the target's."""
+    return Measure((prediction.argmax(-1) == y).float().mean(), y.numel())
+
+
+def rows(y: Tensor | PackedSequence) -> Tensor:
+    """Targets as a tensor: a PackedSequence's rows."""
+    return y.data if isinstance(y, PackedSequence) else y
+
+
+def register_task(name: str) -> Any:
+    """Register a task under a name: `task=name` finds it from then on.
+
+    Raises:
+        DuplicateNameError: the name is taken.
+        TypeError: what is decorated is not a Task.
+    """
+
+    def decorate(task: type[Task]) -> type[Task]:
+        if not (isinstance(task, type) and issubclass(task, Task)):
+            raise TypeError(f"task {name!r} must be a subclass of cellzoo.Task")
+        tasks.register(name)(task)
+        task.registered_name = name
+        return task
+
+    return decorate
+
+
+def list_tasks(pattern: str = "*") -> list[str]:
+    """The names of the registered tasks that match a shell-style pattern, sorted."""
+    return tasks.names(pattern)

@@ -1,0 +1,214 @@
+"""One run: from a resolved config to a result on disk."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+
+import cellzoo
+from cellzoo.config import identity
+from cellzoo.learner import DivergedError, Learner
+from cellzoo.loggers import finish, make_loggers
+from cellzoo.runs import begin, build_model, write_result
+from cellzoo.tasks import tasks
+
+LIBRARIES = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "pytorch_lightning",
+    "py.warnings",
+)
+
+
+def train(
+    config: Mapping[str, Any],
+    directory: Path,
+    group: str | None = None,
+    progress: bool = True,
+    reraise: bool = False,
+) -> dict[str, Any]:
+    """Train, validate and test one model; what happened is in the run's directory.
+
+    Args:
+        config: a resolved config (`config.resolved`).
+        directory: the run's own.
+        group: the sweep that it belongs to, if any.
+        progress: whether to show a progress bar.
+        reraise: whether an exception goes on once it is recorded.
+
+    Returns:
+        The result as in result.json. Its status is "done"; "diverged" where a loss or gradient
+        was not finite; or "failed", with the reason, where anything else went wrong.
+    """
+    main = rank_zero_only.rank == 0
+    attempt = begin(directory, config) if main else 0
+    result = _blank(config, attempt)
+    if main:
+        write_result(directory, result)
+    loggers: list[Any] = []
+    start = time.perf_counter()
+    try:
+        with _library_talk_into(directory / "train.log" if main else None):
+            _run(config, directory, group, progress, result, loggers)
+        result["status"] = "done"
+    except DivergedError as error:
+        result |= {"status": "diverged", "reason": str(error), "step": error.step}
+    except BaseException as error:
+        message = str(error).strip().splitlines()
+        result["status"] = "failed"
+        result["reason"] = f"{type(error).__name__}: {message[0] if message else ''}".rstrip(": ")
+        if reraise or not isinstance(error, Exception):  # an interrupt is not ours to swallow
+            raise
+    finally:
+        result["seconds"] = round(time.perf_counter() - start, 3)
+        if result["status"] != "done":
+            result["metrics"] = {k: v for k, v in result["metrics"].items() if k[:5] != "test/"}
+        finish(loggers, result)
+        if main:
+            write_result(directory, result)
+    return result
+
+
+def _run(
+    config: Mapping[str, Any],
+    directory: Path,
+    group: str | None,
+    progress: bool,
+    result: dict[str, Any],
+    loggers: list[Any],
+) -> None:
+    """The run itself; `result` and `loggers` fill as it goes, so that a failure keeps both."""
+    seed_everything(config["seed"], workers=True, verbose=False)
+
+    options = dict(config["task"])
+    task = tasks[options.pop("name")](seed=config["seed"], root=config["data"]["root"], **options)
+    model = build_model(config, task.input_size, task.output_size, task.reads)
+    learner = Learner(model, task, config["optimizer"], config["scheduler"])
+    result |= {
+        "monitor": task.monitor,
+        "mode": task.mode,
+        "input_size": task.input_size,
+        "output_size": task.output_size,
+        "reads": task.reads,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "engine": model.rnn.explain(),
+    }
+    loggers += make_loggers(config, directory, group, result["parameters"])
+
+    best = BestMetrics(task.monitor, task.mode)
+    checkpoint = ModelCheckpoint(
+        directory / "checkpoints",
+        filename="best",
+        monitor=task.monitor,
+        mode=task.mode,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [best, checkpoint]
+    if config["early_stopping"]["patience"] is not None:
+        callbacks.append(EarlyStopping(task.monitor, mode=task.mode, **config["early_stopping"]))
+    if progress:
+        callbacks.append(RichProgressBar(leave=False))
+    trainer = Trainer(
+        **config["trainer"],
+        default_root_dir=directory,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,  # a task may generate an epoch's examples
+        use_distributed_sampler=False,  # tasks have their own, which repeats no example
+    )
+
+    start = time.perf_counter()
+    trainer.fit(learner, task)
+    seconds = time.perf_counter() - start
+    result["steps"] = trainer.global_step
+    result["steps_per_second"] = round(trainer.global_step / seconds, 2)
+    result["metrics"] |= best.metrics
+
+    # The one time that the test split is read.
+    saved = bool(checkpoint.best_model_path)  # a fast_dev_run saves nothing
+    trainer.test(learner, task, ckpt_path="best" if saved else None, verbose=False)
+    result["metrics"] |= {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("test/")
+    }
+
+
+class BestMetrics(Callback):
+    """Keeps all validation metrics of the epoch whose monitored one is best."""
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        self.monitor = monitor
+        self.sign = 1 if mode == "max" else -1
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, learner: LightningModule) -> None:
+        """Compare as ModelCheckpoint does: the first of equals stays."""
+        now = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        old = self.metrics.get(self.monitor)
+        if old is None or self.sign * now[self.monitor] > self.sign * old:
+            self.metrics = now
+
+
+def _blank(config: Mapping[str, Any], attempt: int) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "reason": None,
+        "step": None,
+        "cell": config["cell"]["name"],
+        "task": config["task"]["name"],
+        "init": config["init"]["name"],
+        "hidden_size": config["hidden_size"],
+        "seed": config["seed"],
+        "parameters": None,
+        "metrics": {},
+        "monitor": None,
+        "mode": None,
+        "seconds": None,
+        "steps": None,
+        "steps_per_second": None,
+        "engine": None,
+        "identity": identity(config),
+        "attempt": attempt,
+        "threads": torch.get_num_threads(),
+        "cellzoo": cellzoo.__version__,
+        "torch": torch.__version__,
+    }
+
+
+@contextmanager
+def _library_talk_into(path: Path | None) -> Iterator[None]:
+    """Send what the libraries log and warn about to a file; without one, nowhere."""
+    handler = logging.FileHandler(path) if path else logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()
