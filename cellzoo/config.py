@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from copy import copy
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Optional
@@ -93,7 +95,7 @@ def _node(group: str, name: str, options: Mapping[str, Any]) -> Any:
         elif isinstance(default, bool | int | float | str):
             fields.append((option, type(default), default))
         else:
-            fields.append((option, Any, dataclasses.field(default_factory=lambda d=default: d)))
+            fields.append((option, Any, dataclasses.field(default_factory=partial(copy, default))))
     return dataclasses.make_dataclass(f"{group}_{name}", fields)
 
 

@@ -14,6 +14,11 @@ from cellzoo.config import flatten
 MODES = ("offline", "online")
 
 
+def is_main_process() -> bool:
+    """Whether this process is rank 0, which alone writes files and talks."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def make_loggers(
     config: Mapping[str, Any], directory: Path, group: str | None, parameters: int
 ) -> list[Logger]:
@@ -29,7 +34,7 @@ def make_loggers(
         ValueError: a wandb.mode that is neither offline nor online.
     """
     loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
-    if config["logger"]["wandb"] and rank_zero_only.rank == 0:
+    if config["logger"]["wandb"] and is_main_process():
         run = _start_wandb(config, directory, group, parameters)
         loggers.append(WandbLogger(experiment=run, save_dir=directory, log_model=False))
     return loggers

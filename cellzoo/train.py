@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
 
 import cellzoo
 from cellzoo.config import identity
 from cellzoo.learner import DivergedError, Learner
-from cellzoo.loggers import finish, make_loggers
+from cellzoo.loggers import finish, is_main_process, make_loggers
 from cellzoo.runs import begin, build_model, write_result
-from cellzoo.tasks import tasks
+from cellzoo.tasks import Task, tasks
 
 LIBRARIES = (
     "lightning",
@@ -51,7 +50,7 @@ def train(
         The result as in result.json. Its status is "done"; "diverged" where a loss or gradient
         was not finite; or "failed", with the reason, where anything else went wrong.
     """
-    main = rank_zero_only.rank == 0
+    main = is_main_process()
     attempt = begin(directory, config) if main else 0
     result = _blank(config, attempt)
     if main:
@@ -80,6 +79,23 @@ def train(
     return result
 
 
+def check(config: Mapping[str, Any]) -> None:
+    """Build what a run needs, data included, and let go of it: wrong input is said early.
+
+    Raises:
+        ValueError, TypeError, LookupError, OSError: what is wrong with it, in its own words.
+    """
+    task = _build_task(config)
+    build_model(config, task.input_size, task.output_size, task.reads)
+    task.examples("val", 0)
+
+
+def _build_task(config: Mapping[str, Any]) -> Task:
+    options = dict(config["task"])
+    name = options.pop("name")
+    return tasks[name](seed=config["seed"], root=config["data"]["root"], **options)
+
+
 def _run(
     config: Mapping[str, Any],
     directory: Path,
@@ -91,8 +107,7 @@ def _run(
     """The run itself; `result` and `loggers` fill as it goes, so that a failure keeps both."""
     seed_everything(config["seed"], workers=True, verbose=False)
 
-    options = dict(config["task"])
-    task = tasks[options.pop("name")](seed=config["seed"], root=config["data"]["root"], **options)
+    task = _build_task(config)
     model = build_model(config, task.input_size, task.output_size, task.reads)
     learner = Learner(model, task, config["optimizer"], config["scheduler"])
     result |= {

@@ -192,7 +192,7 @@ class GatedCell(nn.Module):
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """Each state's initial value, (batch, width), in declared order."""
-        like: Tensor = next(p for p in self._parameters.values() if p is not None)
+        like = next(parameter for parameter in self._parameters.values() if parameter is not None)
         return tuple(
             torch.full(
                 (batch, self.width(state.width)),
@@ -257,7 +257,7 @@ class GatedCell(nn.Module):
 
     def check_dtype(self, x: Tensor) -> None:
         """Refuse an x of another dtype than the parameters', unless autocast sees to it."""
-        like: Tensor = next(p for p in self._parameters.values() if p is not None)
+        like = next(parameter for parameter in self._parameters.values() if parameter is not None)
         if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x must be {like.dtype} like the parameters, not {x.dtype}")
 
@@ -336,9 +336,10 @@ class GatedCell(nn.Module):
 
     def normalise(self, result: Any) -> Step:
         """What `update` returned, as states and output."""
+        states: Any
+        output: Any
         if isinstance(result, Tensor):
-            states: Any = (result,)
-            output = result
+            states, output = (result,), result
         elif isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple):
             states, output = result
         else:
@@ -421,7 +422,7 @@ class GatedCell(nn.Module):
             raise ValueError(f"{self.name}: no late product {'+'.join(names)!r}: {hint}")
         parameter = parameters.pop()
         weight = gather(self._weights[parameter], [h_rows[name][1] for name in names])
-        bias = self.bias_hh
+        bias: Tensor | None = self.bias_hh
         if bias is not None:
             bias = gather(bias, [self.layout.bias_rows[name] for name in names])
         return self.layout.blocks[parameter], weight, bias

@@ -32,6 +32,14 @@ class Gate:
     width: int | str = "hidden_size"
     heads: int | str = 1
 
+    def __post_init__(self) -> None:
+        if self.x not in ("full", "none"):
+            raise ValueError(f"a gate's x is full or none, not {self.x!r}")
+        if self.state not in ("full", "diagonal", "heads", "none"):
+            raise ValueError(f"a gate's state is full, diagonal, heads or none, not {self.state!r}")
+        if self.late and self.state == "none":
+            raise ValueError("a late gate has a recurrent block: its state cannot be none")
+
 
 @dataclass(frozen=True)
 class State:

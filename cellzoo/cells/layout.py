@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.declare import Gate, State
+
+
+RESERVED = {*keyword.kwlist, "all", "dt"}
 
 
 @dataclass
@@ -72,11 +76,7 @@ class Layout:
             TypeError: a name that cannot be, an operand that is no state, a wrong `keep`.
             ValueError: widths that do not fit together.
         """
-        gates, states = cell.gates, cell.states
-        layout = cls(
-            dict(gates) if isinstance(gates, Mapping) else {name: Gate() for name in gates},
-            dict(states) if isinstance(states, Mapping) else {name: State() for name in states},
-        )
+        layout = cls(_declared(cell, cell.gates, Gate), _declared(cell, cell.states, State))
         layout._check(cell)
         for name, gate in layout.gates.items():
             layout._add(cell, name, gate)
@@ -92,10 +92,13 @@ class Layout:
         operand = (gate.of,) if isinstance(gate.of, str) else tuple(gate.of)
         parts = ["weight_hh", *(() if operand == ("h",) else operand)]
         parameter = "_".join([*parts, *(() if gate.state == "full" else (gate.state,))])
-        columns = sum(cell.width((self.states | self.gates)[each].width) for each in operand)
+        columns = sum(cell.width((self.gates | self.states)[each].width) for each in operand)
         heads = cell.width(gate.heads) if gate.state == "heads" else 1
         block = self.blocks.setdefault(parameter, Block(gate.state, operand, columns, heads))
-        if heads != block.heads or columns % heads or rows % heads:
+        if (block.kind, block.operand) != (gate.state, operand):
+            raise TypeError(f"{cell.name}: {parameter} would be the weight of two operands")
+        alike = gate.state != "heads" or rows == next(iter(block.rows.values()), rows)
+        if heads != block.heads or columns % heads or rows % heads or not alike:
             raise ValueError(
                 f"{cell.name}: gate {name!r} ({rows} × {columns}) does not divide into {heads} "
                 f"heads like the other gates of {parameter}"
@@ -114,7 +117,7 @@ class Layout:
             raise TypeError(f"{cell.name} must declare its gates and its states")
         known = {*self.gates, *self.states}
         for name in known:
-            if not name.isidentifier() or name.startswith("_") or name in {"all", "dt"}:
+            if not name.isidentifier() or name.startswith("_") or name in RESERVED:
                 raise TypeError(f"{cell.name}: {name!r} cannot be the name of a gate or a state")
         if taken := {"x", "h"} & {*self.gates}:
             name = taken.pop()
@@ -144,6 +147,16 @@ class Layout:
         if parameter == "bias_hh":
             return self.bias_rows
         return {gate: rows for gate, (name, rows) in self.h_rows.items() if name == parameter}
+
+
+def _declared(cell: Any, given: Any, kind: type) -> dict[str, Any]:
+    """Declarations by name: those given so, or defaults for names alone."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    names = list(given)
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise TypeError(f"{cell.name} declares {', '.join(map(repr, sorted(twice)))} twice")
+    return {name: kind() for name in names}
 
 
 def _next_rows(taken: Iterable[slice], rows: int) -> slice:

@@ -15,7 +15,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -33,8 +32,9 @@ from cellzoo.config import (
     resolved,
     store_choices,
 )
+from cellzoo.loggers import is_main_process
 from cellzoo.runs import RunError, read_config, read_result
-from cellzoo.train import train
+from cellzoo.train import check, train
 
 console = Console(highlight=False)
 
@@ -48,12 +48,13 @@ def one(arguments: list[str], debug: bool) -> int:
     def job(config: DictConfig) -> None:
         settings = resolved(config)
         directory = Path(HydraConfig.get().runtime.output_dir)
-        if rank_zero_only.rank == 0:
+        if is_main_process():
+            check(settings)
             _refuse_finished(directory, settings)
             _print_config(settings, directory)
         result = train(settings, directory, reraise=debug)
         results.append(result)
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             _print_summary(result, directory)
 
     _hydra(job, arguments, [])
@@ -104,10 +105,18 @@ def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[
     check_overrides(overrides)
     command_line = sys.argv
 
+    errors: list[Exception] = []
+
     def call(config: DictConfig) -> None:
         # Lightning starts the other ranks by this command line: it must be the user's.
         sys.argv = command_line
-        job(config)
+        if errors:
+            return
+        try:
+            job(config)
+        except Exception as error:  # Hydra would print it in its own way, and go on
+            errors.append(error)
+            _remove_empty(Path(HydraConfig.get().runtime.output_dir))
 
     decorated = hydra.main(
         version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
@@ -120,6 +129,16 @@ def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[
             raise ConfigError(explain(error, _known_keys(overrides))) from error
         finally:
             sys.argv = command_line
+    if errors:
+        raise errors[0]
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove the folders that Hydra made for a run that never began."""
+    for folder in (directory, *directory.parents[:2]):
+        if folder.name == "runs" or any(folder.iterdir()):
+            break
+        folder.rmdir()
 
 
 @contextmanager
@@ -141,7 +160,7 @@ def _known_keys(overrides: list[str]) -> list[str]:
     chosen = []
     for override in OverridesParser.create().parse_overrides(overrides):
         if "." not in override.key_or_group and not override.is_sweep_override():
-            chosen.append(override.input_line)
+            chosen.append(str(override.input_line))
     with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
         try:
             config = compose("config", [c for c in chosen if c.split("=")[0] in _groups()])

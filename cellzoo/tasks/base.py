@@ -168,7 +168,7 @@ class Task(LightningDataModule):
         return DataLoader(examples, batch_size, sampler=sampler, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

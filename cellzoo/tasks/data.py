@@ -49,7 +49,8 @@ class DataFile:
                 self.url, f"sha256:{self.sha256}", self.name, folder, progressbar=True
             )
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # The libraries below tell a lost connection in many lines; a wrong checksum in one.
+            reason = type(error).__name__ if isinstance(error, OSError) else str(error)
             raise DataError(
                 f"could not download {self.url} ({reason}): put that file at "
                 f"{folder / self.name}, or at <folder>/{self.folder}/{self.name} and say "
