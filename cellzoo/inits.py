@@ -158,13 +158,16 @@ class Init:
             given = {f: getattr(init, f) for f in ("forget_bias", "chrono", "blocks")}
             given |= {"name": init.name, **init.options}
         else:
-            given = {"name": init} if isinstance(init, str) else dict(init)
+            given = {"name": init} if isinstance(init, str) else dict(_mapping(init))
         name = given.pop("name", "torch")
         forget_bias = given.pop("forget_bias", None) if forget_bias is None else forget_bias
         chrono = given.pop("chrono", None) if chrono is None else chrono
         blocks = given.pop("blocks", None) or {}
         given = {key: value for key, value in given.items() if key not in ("forget_bias", "chrono")}
         _check_options(name, given)
+        for key, value in (("forget_bias", forget_bias), ("chrono", chrono)):
+            if value is not None and not isinstance(value, int | float):
+                raise TypeError(f"{key} is a number, not {value!r}")
         if forget_bias is not None and chrono is not None:
             raise ValueError("forget_bias and chrono both set the forget bias: give one of them")
         if chrono is not None and not chrono > 2:
@@ -196,8 +199,10 @@ class Init:
             return
         if not cell.keep:
             raise ValueError(f"{name}: no gate of {cell.name} is declared to keep its memory")
-        if not cell.bias:
-            raise ValueError(f"{name}: {cell.name} was built with bias=False")
+        for gate in cell.keep if self.chrono is None else {**cell.keep, **cell.write}:
+            if not _biases(cell, gate):
+                why = "" if cell.bias else ": it was built with bias=False"
+                raise ValueError(f"{name}: gate {gate!r} of {cell.name} has no bias{why}")
         if clash := {"bias_ih", "bias_hh"} & {*self.blocks}:
             raise ValueError(f"{name} and blocks both set {', '.join(sorted(clash))}")
 
@@ -249,7 +254,8 @@ class Init:
         if self.chrono is None:
             value = torch.tensor(float(self.forget_bias or 0.0))
         else:
-            value = torch.empty(cell.hidden_size).uniform_(1, self.chrono - 1).log_()
+            first = cell.layout.gates[next(iter(cell.keep))]
+            value = torch.empty(cell.width(first.width)).uniform_(1, self.chrono - 1).log_()
         for gate, sign in cell.keep.items():
             _set_total_bias(cell, gate, sign * value)
         if self.chrono is not None:
@@ -259,16 +265,20 @@ class Init:
 
 def _set_total_bias(cell: GatedCell, gate: str, value: Tensor) -> None:
     """bias_ih carries the gate's bias and bias_hh is 0: they are added, so the total counts."""
-    weights = cell.gate_weights()[gate]
-    first, *others = [b for b in (weights.bias_ih, weights.bias_hh) if b is not None]
+    first, *others = _biases(cell, gate)
     first.copy_(value.expand_as(first))
     for other in others:
         other.zero_()
 
 
+def _biases(cell: GatedCell, gate: str) -> list[Tensor]:
+    weights = cell.gate_weights()[gate]
+    return [bias for bias in (weights.bias_ih, weights.bias_hh) if bias is not None]
+
+
 def _by_gate(choice: Any) -> dict[str | None, Any]:
     """A block's override as gate to scheme; None for all gates."""
-    if isinstance(choice, str) or "name" in choice:
+    if isinstance(choice, str) or "name" in _mapping(choice):
         return {None: choice}
     return dict(choice)
 
@@ -276,8 +286,16 @@ def _by_gate(choice: Any) -> dict[str | None, Any]:
 def _scheme(role: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(role, str):
         return role, {}
-    options = dict(role)
+    options = dict(_mapping(role))
+    if "name" not in options:
+        raise TypeError(f"an init scheme has a name: {role!r} has none")
     return options.pop("name"), options
+
+
+def _mapping(role: Any) -> Mapping[str, Any]:
+    if not isinstance(role, Mapping):
+        raise TypeError(f"an init scheme is a name or a mapping with a name, not {role!r}")
+    return role
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:

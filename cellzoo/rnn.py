@@ -106,6 +106,13 @@ class RNN(nn.Module):
                 self._cells.append(template.bind(dict.fromkeys(template._parameters),
                                                  dict.fromkeys(template._buffers)))  # fmt: skip
             width = directions * template.output_size
+        for name in self._cells[0].layout.states:
+            widths = {cell.width(cell.layout.states[name].width) for cell in self._cells}
+            if len(widths) > 1:
+                raise ValueError(
+                    f"state {name!r} must be as wide in every layer, for one tensor to hold it; "
+                    f"its widths are {sorted(widths)}"
+                )
         engines.check_engine(engine, self._cells[0])
         purity.check(self.cell())
         self.reset_parameters()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -192,7 +192,7 @@ class GatedCell(nn.Module):
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """Each state's initial value, (batch, width), in declared order."""
-        like = next(parameter for parameter in self._parameters.values() if parameter is not None)
+        like = self._like
         return tuple(
             torch.full(
                 (batch, self.width(state.width)),
@@ -257,9 +257,8 @@ class GatedCell(nn.Module):
 
     def check_dtype(self, x: Tensor) -> None:
         """Refuse an x of another dtype than the parameters', unless autocast sees to it."""
-        like = next(parameter for parameter in self._parameters.values() if parameter is not None)
-        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"x must be {like.dtype} like the parameters, not {x.dtype}")
+        if x.dtype != self._like.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x must be {self._like.dtype} like the parameters, not {x.dtype}")
 
     def as_given(self, states: tuple[Tensor, ...]) -> Any:
         """A tuple of states as users get it: one tensor where there is one state."""
@@ -294,16 +293,21 @@ class GatedCell(nn.Module):
         """`project` as a dict, with the elapsed time where the cell takes it.
 
         Raises:
-            ValueError: dt is given to a cell that has no use for it.
+            TypeError, ValueError: dt is not of x's leading shape, or given to a cell that has no
+                use for it; `project` gives a tensor the name of a gate.
         """
         projected = self.project(x)
         if isinstance(projected, Tensor):
             projected = {"all": projected}
+        if clash := projected.keys() & self.layout.x_sizes.keys():
+            raise ValueError(f"{self.name}.project calls a tensor {clash.pop()!r} like a gate")
         if self.elapsed_time:
             dt = x.new_ones(x.shape[:-1]) if dt is None else dt
+            if not isinstance(dt, Tensor):
+                raise TypeError(f"dt must be a tensor, not {type(dt).__name__}")
             if dt.shape != x.shape[:-1]:
                 raise ValueError(f"dt must be {tuple(x.shape[:-1])}, not {tuple(dt.shape)}")
-            projected["dt"] = dt.unsqueeze(-1)
+            projected["dt"] = dt.unsqueeze(-1).to(self._like.dtype)
         elif dt is not None:
             raise ValueError(f"{self.name} takes no elapsed time: leave dt out")
         return projected
@@ -374,6 +378,11 @@ class GatedCell(nn.Module):
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias}{options}"
 
+    @property
+    def _like(self) -> Tensor:
+        """A parameter, for its dtype and device."""
+        return next(tensor for tensor in self._parameters.values() if tensor is not None)
+
     # -- from declarations to parameters -----------------------------------------------------
 
     def _make_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
@@ -388,6 +397,7 @@ class GatedCell(nn.Module):
             shapes[f"bias_{name}"] = (
                 (total,) if self.bias and name in self.biases and total else None
             )
+        self._check_names(shapes)
         for name, extra in self.extra.items():
             extents = tuple(self.width(extent) for extent in extra.shape)
             shapes[name] = extents if all(extents) else None
@@ -401,6 +411,8 @@ class GatedCell(nn.Module):
                 self.register_parameter(
                     name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                 )
+        if not any(shapes.values()):
+            raise TypeError(f"{self.name} has no parameters")
         bound = 1 / math.sqrt(self.hidden_size)
         for name, parameter in self._parameters.items():
             if parameter is not None:
@@ -411,6 +423,18 @@ class GatedCell(nn.Module):
                     else:
                         parameter.fill_(start)
 
+    def _check_names(self, fused: Collection[str]) -> None:
+        for name in self.extra:
+            if name in fused or name in self.layout.gates or hasattr(type(self), name):
+                raise TypeError(f"{self.name}: the extra parameter's name {name!r} is taken")
+        for name in self.derived:
+            if name not in self.layout.blocks:
+                hint = nearest(name, self.layout.blocks)
+                raise TypeError(f"{self.name} has no recurrent weight {name!r} to derive: {hint}")
+        for name in self.biases:
+            if name not in ("ih", "hh"):
+                raise TypeError(f"{self.name}: biases are ih and hh, not {name!r}")
+
     def _gather(self, names: Sequence[str], late: bool) -> tuple[Block, Tensor, Tensor | None]:
         """The fused rows of some gates of one block, for a prepared cell."""
         gates, h_rows = self.layout.gates, self.layout.h_rows
@@ -418,7 +442,7 @@ class GatedCell(nn.Module):
         wrong = [name for name in names if name not in h_rows or gates[name].late is not late]
         if wrong or len(parameters) != 1:
             lates = [name for name, gate in gates.items() if gate.late]
-            hint = nearest(names[0], [*lates, *self._matrices])
+            hint = nearest("+".join(names), [*lates, *self._matrices])
             raise ValueError(f"{self.name}: no late product {'+'.join(names)!r}: {hint}")
         parameter = parameters.pop()
         weight = gather(self._weights[parameter], [h_rows[name][1] for name in names])

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from cellzoo.cells.declare import Gate, State
 
-
 RESERVED = {*keyword.kwlist, "all", "dt"}
 
 

@@ -62,7 +62,7 @@ def _run_once(cell: GatedCell, training: bool) -> None:
     cell.__dict__["_modules"] = copy.deepcopy(cell._modules)
     cell.train(training)
     shadow = cell.bind(meta(cell._parameters), meta(buffers))
-    like = next(tensor for tensor in cell._parameters.values() if tensor is not None)
+    like = cell._like
     with torch.no_grad(), torch.random.fork_rng([like.device] if like.is_cuda else []):
         states = tuple(s.to("meta") for s in cell.initial_state(BATCH))
         # The projection runs on real numbers: it may read values, update only may not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor, distributed
@@ -19,8 +20,8 @@ Batch = tuple[Any, Any]
 
 tasks: Registry[type[Task]] = Registry("task")
 
-# Validation and test examples are drawn from this seed, never from the run's.
-SPLIT_SEED: Mapping[Split, int] = {"val": 1_000_001, "test": 1_000_002}
+# Validation and test examples are drawn from keys of their own, never from the run's seed.
+SPLIT_KEY: Mapping[Split, int] = {"val": 1, "test": 2}
 
 
 class Measure(tuple[Tensor, int]):
@@ -131,10 +132,9 @@ class Task(LightningDataModule):
 
     def generator(self, split: Split, epoch: int) -> torch.Generator:
         """Random numbers for a split: of the run and epoch for training, else the split's own."""
-        if split == "train":
-            # Two runs' epochs share no seed: manual_seed takes 64 bits.
-            return torch.Generator().manual_seed((self.seed << 32) + epoch + 1)
-        return torch.Generator().manual_seed(SPLIT_SEED[split])
+        key = (0, self.seed, epoch) if split == "train" else (SPLIT_KEY[split],)
+        # Mixed by NumPy: torch's generator on the CPU reads only 32 bits of its seed.
+        return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, in an order of the run's seed and the epoch."""
