@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         announce(said.plugin)
         return COMMANDS[command](rest, debug)
+    except SystemExit as stop:  # argparse, and Hydra's --help
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except BrokenPipeError:

@@ -11,11 +11,12 @@ from copy import copy
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -73,7 +74,7 @@ def store_choices() -> None:
         options = {option: spec.default for option, spec in option_specs(cells[name]).items()}
         store.store(group="cell", name=name, node=_node("cell", name, options))
     for name in inits.names():
-        common = {"forget_bias": _maybe_float, "chrono": _maybe_float, "blocks": {}}
+        common = {"forget_bias": _maybe_float, "chrono": _maybe_float, "blocks": None}
         options = {**inits[name].options, **common}
         store.store(group="init", name=name, node=_node("init", name, options))
     for name in tasks.names():
@@ -180,6 +181,35 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         if (path := source_of(thing)) is not None
     }
     return settings
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Refuse values of another type than conf/ gives them; the registered groups check their own.
+
+    Raises:
+        ConfigError: a value, the type that was expected, and where.
+    """
+    if config["seed"] < 0:
+        raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
+    for group in ("optimizer", "scheduler", "logger"):
+        name = config[group].get("name", "wandb")
+        for key, default in dict(OmegaConf.load(conf_folder() / group / f"{name}.yaml")).items():
+            value = config[group].get(key)
+            number = isinstance(default, int | float) and not isinstance(default, bool)
+            if number and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ConfigError(f"{group}.{key!s} must be a number, not {value!r}")
+    mode, modes = config["wandb"]["mode"], ("offline", "online")
+    if mode not in modes:
+        raise ConfigError(f"wandb.mode is one of {', '.join(modes)}, not {mode!r}")
+    hints = get_type_hints(Trainer.__init__)
+    for key, value in config["trainer"].items():
+        if key not in hints:
+            raise ConfigError(f"lightning.Trainer has no argument {key!r}: {nearest(key, hints)}")
+        accepted = set(get_args(hints[key])) or {hints[key]}
+        takes_text = str in accepted or any(get_origin(each) is not None for each in accepted)
+        if isinstance(value, str) and not takes_text:
+            kinds = sorted(each.__name__ for each in accepted if each is not type(None))
+            raise ConfigError(f"trainer.{key} must be {' or '.join(kinds)}, not {value!r}")
 
 
 def plugged(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cellzoo.config import flatten
 
-MODES = ("offline", "online")
-
 
 def is_main_process() -> bool:
     """Whether this process is rank 0, which alone writes files and talks."""
@@ -29,9 +27,6 @@ def make_loggers(
         directory: the run's.
         group: the sweep's name, which groups its runs in W&B; None for a single run.
         parameters: how many the model has.
-
-    Raises:
-        ValueError: a wandb.mode that is neither offline nor online.
     """
     loggers: list[Logger] = [CSVLogger(directory, name="", version="")]
     if config["logger"]["wandb"] and is_main_process():
@@ -46,8 +41,6 @@ def _start_wandb(
     import wandb
 
     said = config["wandb"]
-    if said["mode"] not in MODES:
-        raise ValueError(f"wandb.mode is one of {', '.join(MODES)}, not {said['mode']!r}")
     cell, init, task = (config[key]["name"] for key in ("cell", "init", "task"))
     named = {"cell": cell, "init": init, "task": task}
     return wandb.init(

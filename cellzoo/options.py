@@ -29,8 +29,10 @@ def option(default: Any, doc: str = "", choices: Sequence[Any] = ()) -> Any:
 
 def option_specs(cls: type) -> dict[str, OptionSpec]:
     """The options that a class and its bases declare, by name."""
-    inherited = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-    return {name: spec for name, spec in inherited.items() if isinstance(spec, OptionSpec)}
+    attributes: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):  # a subclass may set an option to a constant
+        attributes |= vars(base)
+    return {name: spec for name, spec in attributes.items() if isinstance(spec, OptionSpec)}
 
 
 def resolve(cls: type, owner: str, given: Mapping[str, Any]) -> dict[str, Any]:

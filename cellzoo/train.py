@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 
 import cellzoo
-from cellzoo.config import identity
+from cellzoo.config import check_values, identity
 from cellzoo.learner import DivergedError, Learner
 from cellzoo.loggers import finish, is_main_process, make_loggers
 from cellzoo.runs import begin, build_model, write_result
@@ -85,8 +85,10 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError, TypeError, LookupError, OSError: what is wrong with it, in its own words.
     """
+    check_values(config)
     task = _build_task(config)
-    build_model(config, task.input_size, task.output_size, task.reads)
+    model = build_model(config, task.input_size, task.output_size, task.reads)
+    Learner(model, task, config["optimizer"], config["scheduler"]).configure_optimizers()
     task.examples("val", 0)
 
 

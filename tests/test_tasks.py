@@ -15,9 +15,10 @@ from scipy.io import savemat
 from cellzoo.tasks import Adding, Copy, DataError, Digits, jsb, tasks
 from cellzoo.tasks.jsb import JSB
 
-HAVE_DATA = bool(os.environ.get("CELLZOO_DATA")) and (
-    Path(os.environ["CELLZOO_DATA"]) / "jsb" / "JSB_Chorales.mat"
-).exists()
+HAVE_DATA = (
+    bool(os.environ.get("CELLZOO_DATA"))
+    and (Path(os.environ["CELLZOO_DATA"]) / "jsb" / "JSB_Chorales.mat").exists()
+)
 needs_data = pytest.mark.skipif(not HAVE_DATA, reason="CELLZOO_DATA holds no JSB Chorales")
 
 
@@ -212,7 +213,7 @@ def test_a_download_is_checked_and_moved_whole_and_offline_is_explained(tmp_path
     url = f"http://127.0.0.1:{server.server_port}/songs.mat"
     try:
         wrong = data.DataFile("songs.mat", "jsb", url, "0" * 64)
-        with pytest.raises(DataError, match="data.root"):
+        with pytest.raises(DataError, match=r"data\.root"):
             wrong.find(None)
         assert not list(cache.rglob("songs.mat"))
         digest = hashlib.sha256(b"music" * 1000).hexdigest()

@@ -33,12 +33,18 @@ from cellzoo.config import (
     store_choices,
 )
 from cellzoo.loggers import is_main_process
+from cellzoo.registry import nearest
 from cellzoo.runs import RunError, read_config, read_result
 from cellzoo.train import check, train
 
 console = Console(highlight=False)
 
-FLAGS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"}
+# Hydra's own flags, and whether a value follows.
+FLAGS = {
+    "--help": False, "-h": False, "--hydra-help": False, "--resolve": False, "--version": False,
+    "--cfg": True, "-c": True, "--info": True, "-i": True, "--package": True, "-p": True,
+    "--config-dir": True, "-cd": True,
+}  # fmt: skip
 
 
 def one(arguments: list[str], debug: bool) -> int:
@@ -100,35 +106,38 @@ def many(arguments: list[str], debug: bool) -> int:
 
 def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[str]) -> None:
     """Let Hydra read the command line and call the job with each config that it composes."""
-    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
+    overrides, said = _split(arguments)
     store_choices()
     check_overrides(overrides)
     command_line = sys.argv
 
     errors: list[Exception] = []
+    unused: list[Path] = []
 
     def call(config: DictConfig) -> None:
         # Lightning starts the other ranks by this command line: it must be the user's.
         sys.argv = command_line
+        if not errors:
+            try:
+                job(config)
+            except Exception as error:  # Hydra would print it in its own way, and go on
+                errors.append(error)
         if errors:
-            return
-        try:
-            job(config)
-        except Exception as error:  # Hydra would print it in its own way, and go on
-            errors.append(error)
-            _remove_empty(Path(HydraConfig.get().runtime.output_dir))
+            unused.append(Path(HydraConfig.get().runtime.output_dir))
 
     decorated = hydra.main(
         version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
     )(call)
     with _errors_pass_through():
-        sys.argv = [command_line[0], *flags, *arguments]
+        sys.argv = [command_line[0], *flags, *overrides, *said]
         try:
             decorated()
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, _known_keys(overrides))) from error
         finally:
             sys.argv = command_line
+    for directory in unused:
+        _remove_empty(directory)
     if errors:
         raise errors[0]
 
@@ -136,9 +145,34 @@ def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[
 def _remove_empty(directory: Path) -> None:
     """Remove the folders that Hydra made for a run that never began."""
     for folder in (directory, *directory.parents[:2]):
-        if folder.name == "runs" or any(folder.iterdir()):
+        if folder.name == "runs" or not folder.is_dir():
+            break
+        if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+            (folder / "multirun.yaml").unlink()
+        if any(folder.iterdir()):
             break
         folder.rmdir()
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and flags with their values; Hydra wants them apart.
+
+    Raises:
+        ConfigError: a flag that Hydra does not have.
+    """
+    overrides: list[str] = []
+    flags: list[str] = []
+    value_follows = False
+    for argument in arguments:
+        if value_follows or argument.startswith("-"):
+            name = argument.split("=")[0]
+            if not value_follows and name not in FLAGS:
+                raise ConfigError(f"unknown flag {name!r}: {nearest(name, FLAGS)}")
+            value_follows = not value_follows and FLAGS[name] and "=" not in argument
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return overrides, flags
 
 
 @contextmanager
@@ -177,7 +211,7 @@ def _groups() -> set[str]:
 
 def _count_jobs(arguments: list[str]) -> int | None:
     """How many jobs the command line spans."""
-    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
+    overrides, _ = _split(arguments)
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:

@@ -1,0 +1,67 @@
+"""Running cellzoo's commands in tests: in this process, and as a user does."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cellzoo.cli import main
+
+TINY = ["task=digits", "hidden_size=4", "trainer.max_epochs=1", "logger=files"]
+
+LEAKY = '''
+from torch import sigmoid, tanh
+
+from cellzoo import GatedCell, register_cell
+
+
+@register_cell("leaky_lstm")
+class LeakyLSTM(GatedCell):
+    """c = f c + i g;  h = lam h + (1 - lam) o tanh(c)"""
+
+    gates = ("i", "f", "g", "o")
+    states = ("h", "c")
+
+    def update(self, a, s):
+        c = sigmoid(a.f) * s.c + sigmoid(a.i) * tanh(a.g)
+        h = 0.9 * s.h + 0.1 * sigmoid(a.o) * tanh(c)
+        return h, c
+'''
+
+
+def result_of(directory: Path | str) -> dict:
+    return json.loads((Path(directory) / "result.json").read_text())
+
+
+def metrics(directory: Path | str) -> list[dict[str, str]]:
+    with (Path(directory) / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def results_in(sweep: Path | str) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(Path(sweep).rglob("result.json"))]
+
+
+def train(*overrides: str) -> int:
+    return main(["train", *TINY, *overrides])
+
+
+def sweep(*overrides: str) -> int:
+    return main(["sweep", *TINY, *overrides])
+
+
+def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m cellzoo …` in a process of its own."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CELLZOO_PL"))}
+    return subprocess.run(
+        [sys.executable, "-m", "cellzoo", *arguments],
+        cwd=cwd,
+        env={**keep, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

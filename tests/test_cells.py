@@ -1,0 +1,327 @@
+"""The seven cells: against references written from the papers, and against each other."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import references
+import torch
+from helpers import F64, normal, random_state, shake, tensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import gradcheck
+from torch.func import functional_call
+
+import cellzoo
+from cellzoo import RNN, build_cell, list_cells
+from cellzoo.cells.base import cells
+
+# Those that cellzoo brings; tests and plugins may have registered more.
+CELLS = [name for name in list_cells() if cells[name].__module__.startswith("cellzoo.")]
+OPTIONS = {"elman": ({"nonlinearity": "tanh"}, {"nonlinearity": "relu"})}
+VARIANTS = [(name, options) for name in CELLS for options in OPTIONS.get(name, ({},))]
+
+
+def as_reference(rnn: RNN) -> dict[str, dict]:
+    """The weights of a one-layer RNN as the references take them."""
+    cell = rnn.cell()
+    hidden = cell.hidden_size
+    weights: dict[str, dict] = {"W": {}, "U": {}, "b": {}, "extra": dict(cell.options)}
+    for gate, w in cell.gate_weights().items():
+        name = "h" if (cell.name, gate) == ("elman", "n") else gate
+        biases = (w.bias_ih, w.bias_hh)
+        weights["W"][name] = w.weight_ih.detach().numpy()
+        weights["U"][name] = w.weight_hh.detach().numpy()
+        weights["b"][name] = tuple(
+            (torch.zeros(hidden) if b is None else b.detach()).numpy() for b in biases
+        )
+    weights["extra"] |= {
+        name: getattr(cell, name).detach().numpy()
+        for name in cell.extra
+        if getattr(cell, name) is not None
+    }
+    return weights
+
+
+def test_every_cell_has_a_reference():
+    functions = {name for name, _ in inspect.getmembers(references, inspect.isfunction)}
+    assert set(CELLS) <= functions
+
+
+@settings(max_examples=300)
+@given(
+    variant=st.sampled_from(VARIANTS),
+    steps=st.integers(1, 6),
+    batch=st.integers(1, 3),
+    input_size=st.integers(1, 4),
+    hidden_size=st.integers(1, 5),
+    bias=st.booleans(),
+    seed=st.integers(0, 10**6),
+    scale=st.floats(0.1, 3),
+)
+def test_equals_its_reference(
+    variant, steps, batch, input_size, hidden_size, bias, seed, scale
+):  # fmt: skip
+    name, options = variant
+    rnn = RNN(name, input_size, hidden_size, bias=bias, dtype=F64, engine="loop", **options)
+    shake(rnn, seed, scale)
+    x, state = normal(steps, batch, input_size, seed=seed), random_state(rnn, batch, seed)
+    output, final = rnn(x, state if len(state) > 1 else state[0])
+    want, want_final = references.run(
+        getattr(references, name),
+        x.detach().numpy(),
+        tuple(s[0].detach().numpy() for s in state),
+        **as_reference(rnn),
+    )
+    torch.testing.assert_close(output.detach(), torch.from_numpy(want), rtol=0, atol=1e-11)
+    for got, expected in zip(tensors(final), want_final, strict=True):
+        torch.testing.assert_close(
+            got[0].detach(), torch.from_numpy(expected), rtol=0, atol=1e-11
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), [*VARIANTS, ("lstm", {"proj_size": 2})])
+def test_gradcheck(name, options):
+    rnn = RNN(name, 2, 3, dtype=F64, engine="loop", **options)
+    shake(rnn, seed=5)
+    names = [name for name, _ in rnn.named_parameters()]
+    x, state = normal(2, 2, 2), random_state(rnn, 2)
+
+    def run(x, *rest):
+        given, parameters = rest[: len(state)], rest[len(state) :]
+        given = given if len(given) > 1 else given[0]
+        output, final = functional_call(rnn, dict(zip(names, parameters, strict=True)), (x, given))
+        return output, *tensors(final)
+
+    assert gradcheck(run, (x, *state, *rnn.parameters()))
+
+
+# -- what makes one cell another ---------------------------------------------------------------
+
+
+def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
+    """Copy gates' weights: target's gate to source's."""
+    theirs, ours = source.gate_weights(), target.gate_weights()
+    with torch.no_grad():
+        for gate, other in gates.items():
+            for block, from_block in zip(ours[gate], theirs[other], strict=True):
+                block.copy_(sign * from_block)
+
+
+def assert_outputs_equal(one: RNN, other: RNN) -> None:
+    x = normal(6, 3, 3)
+    state = random_state(one, 3)
+    state = state if len(state) > 1 else state[0]
+    torch.testing.assert_close(one(x, state), other(x, state), rtol=0, atol=1e-12)
+
+
+def make(name: str, **options) -> RNN:
+    rnn = RNN(name, 3, 4, dtype=F64, **options)
+    shake(rnn, seed=sum(map(ord, name)))
+    return rnn
+
+
+def test_peepholes_of_zero_are_an_lstm():
+    peephole, lstm = make("peephole_lstm"), make("lstm")
+    share(lstm, peephole, {g: g for g in "ifgo"})
+    x = normal(3, 2, 3)
+    assert not torch.allclose(peephole(x)[0], lstm(x)[0])
+    with torch.no_grad():
+        for gate in "ifo":
+            peephole.get_parameter(f"peephole_{gate}_l0").zero_()
+    assert_outputs_equal(peephole, lstm)
+
+
+def test_cifg_is_an_lstm_whose_f_is_one_minus_i():
+    cifg, lstm = make("cifg_lstm"), make("lstm")
+    share(cifg, lstm, {"i": "i", "g": "g", "o": "o"})
+    share(cifg, lstm, {"f": "i"}, sign=-1.0)  # σ(−a) = 1 − σ(a)
+    assert_outputs_equal(cifg, lstm)
+
+
+def test_the_grus_agree_where_nothing_is_reset_and_only_there():
+    published, torchs = make("gru_v1"), make("gru")
+    share(torchs, published, {g: g for g in "rzn"})
+    x = normal(3, 2, 3)
+    assert not torch.allclose(published(x)[0], torchs(x)[0])
+    with torch.no_grad():
+        for rnn in (published, torchs):
+            weights = rnn.gate_weights()["r"]
+            for block in weights:
+                block.zero_()
+            weights.bias_ih.fill_(50.0)  # σ(50) = 1
+    assert_outputs_equal(published, torchs)
+
+
+def test_the_layer_norm_takes_scale_and_shift_away_over_all_gates_together():
+    rnn = make("layernorm_lstm", eps=1e-12)
+    x = normal(6, 3, 3)
+    want = rnn(x)[0]
+    with torch.no_grad():
+        rnn.weight_ih_l0.mul_(3)
+        rnn.weight_hh_l0.mul_(0.2).add_(0.7)  # every row alike: U h moves by one number
+    torch.testing.assert_close(rnn(x)[0], want)
+    with torch.no_grad():
+        rnn.gate_weights()["f"].weight_hh.mul_(3)  # one gate alone is seen
+    assert not torch.allclose(rnn(x)[0], want)
+
+
+def test_the_layer_norms_parameters():
+    rnn = RNN("layernorm_lstm", 3, 4)
+    shapes = {name.removesuffix("_l0"): tuple(p.shape) for name, p in rnn.named_parameters()}
+    assert shapes == {
+        "weight_ih": (16, 3), "weight_hh": (16, 4), "bias_ih": (16,),
+        "gain_ih": (16,), "gain_hh": (16,), "gain_c": (4,), "bias_c": (4,),
+    }  # fmt: skip
+    for gain in (rnn.gain_ih_l0, rnn.gain_hh_l0, rnn.gain_c_l0):
+        assert gain.eq(1).all()
+    assert rnn.bias_c_l0.eq(0).all()
+
+
+def test_the_projection_is_a_product_with_the_output():
+    rnn, wide = make("lstm", proj_size=2), make("lstm")
+    h, c = torch.zeros(1, 3, 4, dtype=F64), normal(1, 3, 4)
+    share(wide, rnn, {})
+    with torch.no_grad():
+        rnn.weight_ih_l0.copy_(wide.weight_ih_l0)
+        rnn.bias_ih_l0.copy_(wide.bias_ih_l0)
+        rnn.bias_hh_l0.copy_(wide.bias_hh_l0)
+    x = normal(1, 3, 3)
+    output, (_, cell) = rnn(x, (torch.zeros(1, 3, 2, dtype=F64), c))
+    want, (_, want_cell) = wide(x, (h, c))
+    torch.testing.assert_close(output, want @ rnn.weight_hr_l0.T)
+    torch.testing.assert_close(cell, want_cell)
+
+
+# -- sizes and names ---------------------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(i=st.integers(1, 9), h=st.integers(1, 9), bias=st.booleans())
+def test_numbers_of_parameters(i, h, bias):
+    def gates(number, biases=2):
+        return number * h * (i + h + biases * bias)
+
+    expected = {
+        "elman": gates(1),
+        "gru": gates(3),
+        "gru_v1": gates(3),
+        "cifg_lstm": gates(3),
+        "lstm": gates(4),
+        "peephole_lstm": gates(4) + 3 * h,
+        "layernorm_lstm": gates(4, biases=1) + 2 * 4 * h + 2 * h,
+    }
+    for name, count in expected.items():
+        cell = build_cell(name, i, h, bias=bias)
+        assert sum(p.numel() for p in cell.parameters()) == count, name
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"),
+    [("lstm", "ifgo"), ("peephole_lstm", "ifgo"), ("layernorm_lstm", "ifgo"), ("cifg_lstm", "igo"),
+     ("gru", "rzn"), ("gru_v1", "rzn"), ("elman", "n")],
+)  # fmt: skip
+def test_gate_weights_are_views_in_declared_order(name, gates):
+    rnn = RNN(name, 3, 4, num_layers=2, bidirectional=True)
+    for layer, reverse in ((0, False), (1, True)):
+        suffix = f"_l{layer}" + "_reverse" * reverse
+        weights = rnn.gate_weights(layer, reverse)
+        assert list(weights) == list(gates)
+        for number, blocks in enumerate(weights.values()):
+            for parameter, block in blocks._asdict().items():
+                fused = getattr(rnn, parameter + suffix, None)
+                if fused is None:
+                    assert block is None
+                    continue
+                assert len(fused) == 4 * len(gates)
+                with torch.no_grad():
+                    fused.zero_()
+                    block.fill_(1.0)
+                rows = fused.reshape(len(gates), -1).sum(1) / block.numel()
+                assert rows.tolist() == [float(number == n) for n in range(len(gates))]
+    with pytest.raises(IndexError, match="no layer 2"):
+        rnn.gate_weights(2)
+
+
+# -- the question that started the project -----------------------------------------------------
+
+
+class HandWritten(nn.Module):
+    """The cell as it was: two linear layers, rows in the order i, f, o, g."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.i2h = nn.Linear(input_size, 4 * hidden_size, dtype=F64)
+        self.h2h = nn.Linear(hidden_size, 4 * hidden_size, dtype=F64)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
+
+    def forward(self, x, state):
+        h, c = (s.view(s.size(1), -1) for s in state)
+        a = self.i2h(x) + self.h2h(h)
+        gates = a[:, : 3 * self.hidden_size].sigmoid()
+        i, f, o = gates.chunk(3, 1)
+        g = a[:, 3 * self.hidden_size :].tanh()
+        c = f * c + i * g
+        h = o * c.tanh()
+        return h, (h.unsqueeze(0), c.unsqueeze(0))
+
+    def weights(self):
+        return self.i2h.weight, self.i2h.bias, self.h2h.weight, self.h2h.bias
+
+
+@given(
+    batch=st.integers(1, 4),
+    input_size=st.integers(1, 5),
+    hidden_size=st.integers(1, 6),
+    steps=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_the_hand_written_cell_becomes_an_rnn(batch, input_size, hidden_size, steps, seed):
+    torch.manual_seed(seed)
+    theirs = HandWritten(input_size, hidden_size)
+    ours = cellzoo.from_i2h_h2h(*theirs.weights())
+    x = normal(steps, batch, input_size, seed=seed)
+    state = want_state = random_state(ours, batch, seed)
+    for t in range(steps):
+        want, want_state = theirs(x[t], want_state)
+        got, state = ours(x[t : t + 1], state)
+        torch.testing.assert_close(got[0], want, rtol=0, atol=1e-12)
+        torch.testing.assert_close(state, want_state, rtol=0, atol=1e-12)
+
+
+def test_another_order_of_gates_is_another_cell():
+    theirs = HandWritten(3, 4)
+    x, state = normal(1, 2, 3), (normal(1, 2, 4), normal(1, 2, 4, seed=1))
+    wrong = cellzoo.from_i2h_h2h(*theirs.weights(), gate_order="ifgo")
+    assert not torch.allclose(wrong(x, state)[0][0], theirs(x[0], state)[0])
+    with torch.no_grad():
+        for weight in theirs.weights():
+            weight.copy_(weight.unflatten(0, (4, -1))[[1, 3, 0, 2]].flatten(0, 1))  # f, g, i, o
+    by_hand = cellzoo.from_i2h_h2h(*theirs.weights(), gate_order=("f", "g", "i", "o"))
+    for parameter in by_hand.parameters():
+        assert parameter.requires_grad
+    x_gates = theirs.i2h.weight.chunk(4)
+    for gate, rows in zip("fgio", x_gates, strict=True):
+        torch.testing.assert_close(by_hand.gate_weights()[gate].weight_ih, rows)
+
+
+def test_what_cannot_be_converted_is_refused():
+    w, b, u, d = (t.detach() for t in HandWritten(3, 4).weights())
+    for wrong in ("ifo", "iffo", "ifoz", ("i", "f", "o")):
+        with pytest.raises(ValueError, match="i, f, g and o, once each"):
+            cellzoo.from_i2h_h2h(w, b, u, d, gate_order=wrong)
+    for arguments, name in [
+        ((w[:-1], b, u, d), "i2h_weight"),
+        ((w, b[:-1], u, d), "i2h_bias"),
+        ((w, b, u[:-1], d), "h2h_weight"),
+        ((w, b, u[:, :-1], d), "h2h_weight"),
+        ((w, b, u, d[None]), "h2h_bias"),
+        ((w, b, u[0], d), "h2h_weight"),
+        ((w[0], b, u, d), "i2h_weight"),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            cellzoo.from_i2h_h2h(*arguments)
