@@ -193,11 +193,13 @@ def check_values(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"seed must be 0 or more, not {config['seed']}")
     for group in ("optimizer", "scheduler", "logger"):
         name = config[group].get("name", "wandb")
-        for key, default in dict(OmegaConf.load(conf_folder() / group / f"{name}.yaml")).items():
+        file = conf_folder() / group / f"{name}.yaml"
+        defaults: Any = OmegaConf.to_container(OmegaConf.load(file))
+        for key, default in defaults.items():
             value = config[group].get(key)
             number = isinstance(default, int | float) and not isinstance(default, bool)
             if number and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ConfigError(f"{group}.{key!s} must be a number, not {value!r}")
+                raise ConfigError(f"{group}.{key} must be a number, not {value!r}")
     mode, modes = config["wandb"]["mode"], ("offline", "online")
     if mode not in modes:
         raise ConfigError(f"wandb.mode is one of {', '.join(modes)}, not {mode!r}")

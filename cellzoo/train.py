@@ -107,6 +107,7 @@ def _run(
     loggers: list[Any],
 ) -> None:
     """The run itself; `result` and `loggers` fill as it goes, so that a failure keeps both."""
+    check_values(config)
     seed_everything(config["seed"], workers=True, verbose=False)
 
     task = _build_task(config)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-
-States = tuple[Tensor, ...]
+from cellzoo.engines.packing import RunningStates, States
 
 
 def declines(
@@ -68,17 +67,11 @@ def run_direction(
     ]
     order = range(len(steps) - 1, -1, -1) if reverse else range(len(steps))
     outputs: list[Tensor] = [x] * len(steps)
-    state, ended = initial, []
-    if sizes is not None and reverse:
-        state = tuple(s[: sizes[-1]] for s in initial)
+    if sizes is None:
+        for t in order:
+            initial, outputs[t] = cell.advance(steps[t], initial)
+        return torch.stack(outputs), initial
+    running = RunningStates(initial, reverse)
     for t in order:
-        if sizes is not None and sizes[t] < len(state[0]):  # sequences have ended: leave them
-            ended.append(tuple(s[sizes[t] :] for s in state))
-            state = tuple(s[: sizes[t]] for s in state)
-        elif sizes is not None and sizes[t] > len(state[0]):  # backwards, they begin here
-            begin = slice(len(state[0]), sizes[t])
-            state = tuple(torch.cat([s, i[begin]]) for s, i in zip(state, initial, strict=True))
-        state, outputs[t] = cell.advance(steps[t], state)
-    if ended:
-        state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
-    return torch.stack(outputs) if sizes is None else torch.cat(outputs), state
+        running.now, outputs[t] = cell.advance(steps[t], running.resize(sizes[t]))
+    return torch.cat(outputs), running.final()

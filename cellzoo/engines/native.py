@@ -8,8 +8,7 @@ import torch
 from torch import _VF, Tensor
 
 from cellzoo.cells.base import GatedCell
-
-States = tuple[Tensor, ...]
+from cellzoo.engines.packing import RunningStates, States
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
@@ -44,9 +43,45 @@ def run(
     dt: Tensor | None = None,
 ) -> tuple[Tensor, list[States]]:
     """Run one layer through time; arguments and result as `loop.run`."""
-    cell = layer[0]
     if dt is not None:
-        raise ValueError(f"{cell.name} takes no elapsed time: leave dt out")
+        raise ValueError(f"{layer[0].name} takes no elapsed time: leave dt out")
+    if batch_sizes is None:
+        return _call(layer, x, states)
+    if kernel(layer[0]) != "lstm" or x.device.type != "cpu":
+        return _call(layer, x, states, batch_sizes)
+    # On the CPU the fast LSTM kernel takes no packed input: runs of equal batch size, each dense.
+    outputs, finals = [], []
+    for cell, state, reverse in zip(layer, states, (False, True), strict=False):
+        output, final = _run_segments(cell, x, state, batch_sizes, reverse)
+        outputs.append(output)
+        finals.append(final)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
+
+
+def _run_segments(
+    cell: GatedCell, x: Tensor, initial: States, batch_sizes: Tensor, reverse: bool
+) -> tuple[Tensor, States]:
+    """One direction of packed input, a dense call for each run of equal batch size."""
+    sizes, steps = (t.tolist() for t in torch.unique_consecutive(batch_sizes, return_counts=True))
+    segments = x.split([size * n for size, n in zip(sizes, steps, strict=True)])
+    outputs: list[Tensor] = [x] * len(segments)
+    running = RunningStates(initial, reverse)
+    for k in reversed(range(len(segments))) if reverse else range(len(segments)):
+        segment = segments[k].unflatten(0, (steps[k], sizes[k]))
+        segment = segment.flip(0) if reverse else segment
+        output, (running.now,) = _call([cell], segment, [running.resize(sizes[k])])
+        outputs[k] = (output.flip(0) if reverse else output).flatten(0, 1)
+    return torch.cat(outputs), running.final()
+
+
+def _call(
+    layer: Sequence[GatedCell],
+    x: Tensor,
+    states: Sequence[States],
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, list[States]]:
+    """Call torch.nn's kernel for one layer, of one direction or two."""
+    cell = layer[0]
     weights = [
         weight
         for direction in layer
@@ -56,7 +91,8 @@ def run(
     function = getattr(_VF, kernel(cell) or "")
     stacked = [torch.stack(parts) for parts in zip(*states, strict=True)]
     initial = stacked if len(stacked) > 1 else stacked[0]
-    # One layer: depth, and the dropout between layers, are RNN's.
+    # One layer: depth, and the dropout between layers, are RNN's. The flag is "train", which for
+    # lack of dropout says only whether there will be a backward pass.
     options = (cell.bias, 1, 0.0, torch.is_grad_enabled(), len(layer) == 2)
     if batch_sizes is None:
         output, *final = function(x, initial, weights, *options, False)

@@ -74,11 +74,13 @@ def many(arguments: list[str], debug: bool) -> int:
     done already is not run again. Returns 0 if all are done, else 1.
     """
     results: list[Mapping[str, Any]] = []
-    total = _count_jobs(arguments)
+    swept, total = _axes(arguments)
 
     def job(config: DictConfig) -> None:
         settings = resolved(config)
         sweep = HydraConfig.get()
+        said = [each for each in sweep.overrides.task if each.split("=")[0] in swept]
+        description = " ".join(said) or f"cell={settings['cell']['name']}"
         directory = Path(sweep.runtime.output_dir)
         if (Path(sweep.sweep.dir) / "config.yaml").exists():
             raise RunError(f"{sweep.sweep.dir} holds a single run: choose another name=")
@@ -91,11 +93,10 @@ def many(arguments: list[str], debug: bool) -> int:
         result = read_result(directory)
         again = result is not None and result["status"] == "done"
         if result is None or not again:
-            with console.status(_describe(settings)):
+            with console.status(escape(description)):
                 result = train(settings, directory, settings["name"], progress=False)
         results.append(result)
-        position = f"[{len(results)}/{total}]" if total else f"[{len(results)}]"
-        line = f"{position} {_describe(settings)}  {_outcome(result)}"
+        line = f"[{len(results)}/{total}] {description}  {_outcome(result)}"
         console.print(escape(line) + (" [dim]done before[/dim]" if again else ""), soft_wrap=True)
 
     _hydra(job, arguments, ["--multirun"])
@@ -209,15 +210,16 @@ def _groups() -> set[str]:
     return {"cell", "init", "task", *(p.name for p in conf_folder().iterdir() if p.is_dir())}
 
 
-def _count_jobs(arguments: list[str]) -> int | None:
-    """How many jobs the command line spans."""
+def _axes(arguments: list[str]) -> tuple[list[str], int]:
+    """The keys that the command line sweeps over, and how many jobs they span."""
     overrides, _ = _split(arguments)
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return None  # Hydra says what is wrong with it
+    except HydraException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
     sweeps = [override for override in parsed if override.is_sweep_override()]
-    return math.prod(len(list(override.sweep_string_iterator())) for override in sweeps)
+    jobs = math.prod(len(list(override.sweep_string_iterator())) for override in sweeps)
+    return [override.get_key_element() for override in sweeps], jobs
 
 
 def _refuse_finished(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -266,11 +268,6 @@ def _print_tally(results: list[Mapping[str, Any]], arguments: list[str]) -> None
         console.print(f"failed: {escape(reason)}", soft_wrap=True)
     name = next(a.split("=", 1)[1] for a in arguments if a.startswith("name="))
     console.print(f"compare them: cellzoo compare runs/{escape(name)}", soft_wrap=True)
-
-
-def _describe(settings: Mapping[str, Any]) -> str:
-    cell, init, task = (settings[key]["name"] for key in ("cell", "init", "task"))
-    return f"{task} {cell} {init} h={settings['hidden_size']} seed={settings['seed']}"
 
 
 def _outcome(result: Mapping[str, Any]) -> str:
