@@ -67,7 +67,11 @@ def train(
         message = str(error).strip().splitlines()
         result["status"] = "failed"
         result["reason"] = f"{type(error).__name__}: {message[0] if message else ''}".rstrip(": ")
-        if reraise or not isinstance(error, Exception):  # an interrupt is not ours to swallow
+        # Lightning turns Ctrl-C into an exit.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            result["reason"] = "interrupted"
+            raise KeyboardInterrupt from error
+        if reraise:
             raise
     finally:
         result["seconds"] = round(time.perf_counter() - start, 3)
