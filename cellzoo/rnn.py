@@ -160,7 +160,8 @@ class RNN(nn.Module):
             x: (T, B, I); (B, T, I) with batch_first; unbatched (T, I); or a PackedSequence.
             state: the initial state, (layers · directions, B, H), a tuple of such for cells of
                 more than one state; without B for unbatched x. None: zeros, or what the cell says.
-            dt: elapsed times for cells that take them, x's shape without I (packed: the rows).
+            dt: elapsed times for cells that take them, x's shape without I (packed: the rows);
+                step t takes dt[t] in both directions. None: 1.
 
         Returns:
             The outputs in x's form, and the final state in the form of `state`.
@@ -171,6 +172,8 @@ class RNN(nn.Module):
         """
         if isinstance(x, PackedSequence):
             return self._forward_packed(x, state, dt)
+        if dt is not None and not isinstance(dt, Tensor):
+            raise TypeError(f"dt must be a tensor, not {type(dt).__name__}")
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor or a PackedSequence, not {type(x).__name__}")
         if x.dim() not in (2, 3):
