@@ -8,7 +8,8 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 USAGE = """\
@@ -22,6 +23,9 @@ cellzoo: a research framework for recurrent cell variants
 
 Each takes --help; all take --plugin FILE_OR_MODULE (repeatable) and --debug (tracebacks).
 """
+
+
+NAME = "CELLZOO_NAME"
 
 
 class UsageError(ValueError):
@@ -81,13 +85,15 @@ def _say(message: str, status: int) -> int:
 def _train(arguments: list[str], debug: bool) -> int:
     from cellzoo.sweep import one
 
-    return one(_named(arguments, "train"), debug)
+    with _named(arguments, "train") as named:
+        return one(named, debug)
 
 
 def _sweep(arguments: list[str], debug: bool) -> int:
     from cellzoo.sweep import many
 
-    return many(_named(arguments, "sweep"), debug)
+    with _named(arguments, "sweep") as named:
+        return many(named, debug)
 
 
 def _compare(arguments: list[str], debug: bool) -> int:
@@ -117,15 +123,21 @@ COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
 }
 
 
-def _named(arguments: list[str], command: str) -> list[str]:
+@contextmanager
+def _named(arguments: list[str], command: str) -> Iterator[list[str]]:
     """The overrides, with a name that no other run has where none is given."""
     if any(argument.split("=")[0] == "name" for argument in arguments):
-        return arguments
+        yield arguments
+        return
     # By an environment variable, so that the other ranks of this run get the same name.
-    name = os.environ.setdefault(
-        "CELLZOO_NAME", f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    )
-    return [*arguments, f"name={name}"]
+    inherited = os.environ.get(NAME)
+    stamp = f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    os.environ[NAME] = inherited or stamp
+    try:
+        yield [*arguments, f"name={os.environ[NAME]}"]
+    finally:
+        if inherited is None:
+            del os.environ[NAME]
 
 
 def run() -> NoReturn:

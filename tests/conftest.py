@@ -1,5 +1,9 @@
 """Settings that every test shares."""
 
+import os
+from unittest import mock
+
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -8,3 +12,12 @@ settings.register_profile(
     "cellzoo", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("cellzoo")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """What a command leaves in the environment, for its children, ends with the test."""
+    with mock.patch.dict(os.environ):
+        for name in ("CELLZOO_PLUGINS", "CELLZOO_NAME"):
+            os.environ.pop(name, None)
+        yield

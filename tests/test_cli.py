@@ -17,8 +17,6 @@ from cellzoo.cli import main
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CELLZOO_DATA", raising=False)
-    monkeypatch.delenv("CELLZOO_PLUGINS", raising=False)
-    monkeypatch.delenv("CELLZOO_NAME", raising=False)
 
 
 @pytest.fixture
