@@ -274,9 +274,9 @@ class GatedCell(nn.Module):
         """A shallow copy that reads these tensors for its parameters (and buffers)."""
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
-        clone.__dict__["_parameters"] = dict(parameters)
+        clone.__dict__["_parameters"] = parameters
         if buffers is not None:
-            clone.__dict__["_buffers"] = dict(buffers)
+            clone.__dict__["_buffers"] = buffers
         return clone
 
     def prepare(self) -> Self:
@@ -320,23 +320,17 @@ class GatedCell(nn.Module):
         named = {name: value for name, value in projected.items() if name != "all"}
         x = Part(projected.get("all"), layout.x_sizes, named)
         by_name = dict(zip(layout.states, states, strict=True))
-        fused: dict[str, Tensor] = {}
+        products = []
         for names, (block, weight, bias) in self._early.items():
             operand = [by_name[name] for name in block.operand]
             v = operand[0] if len(operand) == 1 else torch.cat(operand, -1)
-            product = block.product(v, weight, bias, len(names)).to(weight.dtype)
-            if len(self._early) == 1:
-                return PreActivations(x, Part(product, layout.h_sizes, {}))
-            sizes = [layout.h_sizes[name] for name in names]
-            fused.update(zip(names, product.split(sizes, -1), strict=True))
-        # Blocks of several operands came one after another: back into declared order.
-        whole = torch.cat([fused[name] for name in layout.h_sizes], -1) if fused else None
-        return PreActivations(x, Part(whole, layout.h_sizes, fused))
+            products.append(block.product(v, weight, bias, len(names)).to(weight.dtype))
+        return PreActivations(x, layout.joined(list(self._early), products))
 
     def advance(self, projected: Mapping[str, Tensor], states: tuple[Tensor, ...]) -> Step:
         """One step of a prepared cell: products with the states, then `update`."""
         a = self.pre_activations(projected, states)
-        return self.normalise(self.update(a, _states_type(tuple(self.layout.states))(*states)))
+        return self.normalise(self.update(a, states_type(tuple(self.layout.states))(*states)))
 
     def normalise(self, result: Any) -> Step:
         """What `update` returned, as states and output."""
@@ -468,7 +462,8 @@ def _state_dtype(state: State, dtype: torch.dtype) -> torch.dtype:
 
 
 @cache
-def _states_type(names: tuple[str, ...]) -> Any:
+def states_type(names: tuple[str, ...]) -> Any:
+    """The named tuple of a cell's states."""
     return namedtuple("States", names)
 
 

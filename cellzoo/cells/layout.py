@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.declare import Gate, State
+from cellzoo.cells.preactivations import Part
 
 RESERVED = {*keyword.kwlist, "all", "dt"}
 
@@ -138,6 +139,17 @@ class Layout:
             for block in self.blocks.values()
         )
         return [group for group in names if group]
+
+    def joined(self, groups: Sequence[tuple[str, ...]], products: Sequence[Tensor]) -> Part:
+        """The products of `early` groups as one part, in declared order."""
+        if len(products) < 2:
+            return Part(products[0] if products else None, self.h_sizes, {})
+        by_gate: dict[str, Tensor] = {}
+        for names, product in zip(groups, products, strict=True):
+            sizes = [self.h_sizes[name] for name in names]
+            by_gate.update(zip(names, product.split(sizes, -1), strict=True))
+        whole = torch.cat([by_gate[name] for name in self.h_sizes], -1)
+        return Part(whole, self.h_sizes, by_gate)
 
     def rows(self, parameter: str) -> dict[str, slice]:
         """Each gate's rows in a fused parameter; empty for any other parameter."""

@@ -11,14 +11,14 @@ from types import ModuleType
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines import loop, native
+from cellzoo.engines import compiled, loop, native
+from cellzoo.engines.errors import CompileError, EngineError
 from cellzoo.registry import nearest
 
-ENGINES: dict[str, ModuleType] = {"native": native, "loop": loop}  # the faster first
+__all__ = ["AUTO", "ENGINES", "CompileError", "EngineError", "check_engine", "choose"]
 
-
-class EngineError(RuntimeError):
-    """An engine asked for by name cannot run this."""
+ENGINES: dict[str, ModuleType] = {"native": native, "compiled": compiled, "loop": loop}
+AUTO = ("native", "loop")  # the faster first; compiled by name only: it costs a compilation
 
 
 def check_engine(name: str, cell: GatedCell) -> None:
@@ -49,7 +49,7 @@ def choose(
         EngineError: an engine asked for by name cannot.
     """
     why: list[str] = []
-    for candidate in ENGINES if name == "auto" else (name,):
+    for candidate in AUTO if name == "auto" else (name,):
         reason = _ruled_out(candidate, layer[0])
         reason = reason or ENGINES[candidate].declines(layer, x, batch_sizes, dt)
         if reason is None:
