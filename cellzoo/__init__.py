@@ -49,6 +49,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Tasks bring in Lightning, which `import cellzoo` does not.
     if name in ("Task", "list_tasks", "register_task"):

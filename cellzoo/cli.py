@@ -26,6 +26,8 @@ Each takes --help; all take --plugin FILE_OR_MODULE (repeatable) and --debug (tr
 
 
 NAME = "CELLZOO_NAME"
+# Errors whose message says it all; others are printed with their type.
+SAID_WELL = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError)
 
 
 class UsageError(ValueError):
@@ -72,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        known = isinstance(error, ValueError | TypeError | LookupError | OSError | ImportError)
+        known = isinstance(
+            error, ValueError | TypeError | LookupError | OSError | ImportError | AttributeError
+        )
         named = known or type(error).__module__.startswith("cellzoo")
         return _say(lines[0] if named else f"{type(error).__name__}: {lines[0]}", 2)
 

@@ -15,6 +15,7 @@ from typing import Any, Optional, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -100,31 +101,45 @@ def _node(group: str, name: str, options: Mapping[str, Any]) -> Any:
     return dataclasses.make_dataclass(f"{group}_{name}", fields)
 
 
-def check_overrides(overrides: list[str]) -> None:
-    """Refuse, in one line, a choice that does not exist.
+def check_overrides(overrides: list[str], sweeping: bool) -> None:
+    """Refuse, in one line, what is no override, and a choice that does not exist.
+
+    Args:
+        overrides: from the command line.
+        sweeping: whether values may be several, separated by commas.
 
     Raises:
-        ConfigError: an override that cannot be parsed, or a choice that its group lacks.
+        ConfigError: which override is wrong, and what is near.
     """
     choices = {path.name: [f.stem for f in path.glob("*.yaml")] for path in conf_folder().iterdir()}
     known = {"cell": cells.names(), "init": inits.names(), "task": tasks.names()}
     known |= {group: names for group, names in choices.items() if names and group != "hydra"}
+    for each in overrides:
+        if "=" not in each and not each.startswith("~"):
+            raise ConfigError(f"an override is KEY=VALUE, not {each!r}")
+    for override in parse(overrides):
+        group, value = override.key_or_group, override.value()
+        if override.is_sweep_override() and not sweeping:
+            raise ConfigError(f"train is one run: cellzoo sweep {override.input_line}")
+        if group not in known:
+            continue
+        for choice in override.sweep_string_iterator() if override.is_sweep_override() else [value]:
+            if choice is not None and str(choice) not in known[group]:
+                hint = nearest(str(choice), known[group])
+                hint += " (one of your own: --plugin FILE)" if group == "cell" else ""
+                raise ConfigError(f"unknown {group} {str(choice)!r}: {hint}")
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Hydra's reading of overrides.
+
+    Raises:
+        ConfigError: one that cannot be parsed.
+    """
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        return OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    for override in parsed:
-        if override.key_or_group not in known:
-            continue
-        value = override.value()
-        values = override.sweep_string_iterator() if override.is_sweep_override() else [value]
-        for choice in values:
-            if choice is not None and str(choice) not in known[override.key_or_group]:
-                group, hint = (
-                    override.key_or_group,
-                    nearest(str(choice), known[override.key_or_group]),
-                )
-                raise ConfigError(f"unknown {group} {str(choice)!r}: {hint}")
 
 
 def explain(error: Exception, keys: list[str]) -> str:
@@ -142,7 +157,17 @@ def explain(error: Exception, keys: list[str]) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key not in keys:
-            return f"unknown option {key!r}: {nearest(key, keys)}"
+            longer = [known for known in keys if known.endswith(f".{key}")]
+            hint = f"did you mean {longer[0]!r}?" if longer else nearest(key, keys)
+            chosen = re.search(r"object_type=(cell|init|task)_(\w+)", text)
+            if chosen is None:
+                return f"unknown option {key!r}: {hint}"
+            group, name = chosen.groups()
+            own = [known.split(".")[1] for known in keys if known.startswith(f"{group}.")]
+            own = [each for each in own if each != "name"]
+            hint = nearest(key.split(".")[-1], own) if own else ""
+            hint = f": {hint}" if hint.startswith("did") else ""
+            return f"{group} {name} has no option {key.split('.')[-1]!r}{hint}"
         reason = re.search(r"Value .*", text)
         return f"{key}: {reason[0]}" if reason else f"{key} cannot be set like that"
     if match := re.search(r"(Value '.*' .*)", text):

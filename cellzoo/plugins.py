@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -95,8 +96,8 @@ def source_of(thing: object) -> Path | None:
 
 
 def code_hash(path: Path) -> str:
-    """The sha256 of a source file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The sha256 of a source file's code: comments and layout change nothing."""
+    return hashlib.sha256(ast.dump(ast.parse(path.read_bytes())).encode()).hexdigest()
 
 
 def _import_file(path: Path) -> ModuleType:

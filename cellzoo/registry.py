@@ -58,7 +58,7 @@ class Registry(Generic[T]):
             raise ValueError(f"a {self.kind}'s name is an identifier in snake case, not {name!r}")
 
         def decorate(thing: T) -> T:
-            if name in self._things:
+            if name in self._things and not _executed_again(self._things[name], thing):
                 taken_by = getattr(self._things[name], "__module__", "another module")
                 raise DuplicateNameError(f"{self.kind} {name!r} is already registered ({taken_by})")
             self._things[name] = thing
@@ -87,6 +87,15 @@ class Registry(Generic[T]):
         """Take names out again: what a plugin that failed half-way had registered."""
         for name in names:
             self._things.pop(name, None)
+
+
+def _executed_again(old: Any, new: Any) -> bool:
+    """Whether a notebook's cell, or a script in a console, defines the same thing anew."""
+    places = [
+        (getattr(each, "__module__", None), getattr(each, "__qualname__", None))
+        for each in (old, new)
+    ]
+    return places[0] == places[1] and places[0][0] == "__main__"
 
 
 def _discover() -> None:

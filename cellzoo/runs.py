@@ -81,7 +81,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise RunError(f"{directory} holds no run: there is no config.yaml") from None
+        runs = [path.parent for path in directory.glob("*/*/config.yaml")]
+        below = sorted(str(run.relative_to(directory)) for run in runs)
+        hint = f"; below it lie {', '.join(below[:3])}…" if below else ""
+        raise RunError(f"{directory} holds no run: there is no config.yaml{hint}") from None
     except (OSError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return config

@@ -54,7 +54,7 @@ def assert_same(got: Mapping[str, Tensor], want: Mapping[str, Tensor], atol: flo
     assert got.keys() == want.keys()
     for name in want:
         torch.testing.assert_close(
-            got[name], want[name], rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+            got[name], want[name], rtol=1e-12, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 

@@ -75,10 +75,10 @@ def test_equals_its_reference(
         tuple(s[0].detach().numpy() for s in state),
         **as_reference(rnn),
     )
-    torch.testing.assert_close(output.detach(), torch.from_numpy(want), rtol=0, atol=1e-11)
+    torch.testing.assert_close(output.detach(), torch.from_numpy(want), rtol=1e-12, atol=1e-11)
     for got, expected in zip(tensors(final), want_final, strict=True):
         torch.testing.assert_close(
-            got[0].detach(), torch.from_numpy(expected), rtol=0, atol=1e-11
+            got[0].detach(), torch.from_numpy(expected), rtol=1e-12, atol=1e-11
         )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def assert_outputs_equal(one: RNN, other: RNN) -> None:
     x = normal(6, 3, 3)
     state = random_state(one, 3)
     state = state if len(state) > 1 else state[0]
-    torch.testing.assert_close(one(x, state), other(x, state), rtol=0, atol=1e-12)
+    torch.testing.assert_close(one(x, state), other(x, state), rtol=1e-12, atol=1e-12)
 
 
 def make(name: str, **options) -> RNN:
@@ -289,8 +289,8 @@ def test_the_hand_written_cell_becomes_an_rnn(batch, input_size, hidden_size, st
     for t in range(steps):
         want, want_state = theirs(x[t], want_state)
         got, state = ours(x[t : t + 1], state)
-        torch.testing.assert_close(got[0], want, rtol=0, atol=1e-12)
-        torch.testing.assert_close(state, want_state, rtol=0, atol=1e-12)
+        torch.testing.assert_close(got[0], want, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(state, want_state, rtol=1e-12, atol=1e-12)
 
 
 def test_another_order_of_gates_is_another_cell():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from rich.console import Console
 from scipy.stats import bootstrap
 
 from cellzoo.compare import CompareError, compare, main, read_curves, read_runs
@@ -186,7 +188,7 @@ def test_table_by_hand(tmp_path):
     assert table.metric == "test/accuracy"
     assert table.rows["cell"].tolist() == ["lstm", "gru"]
     gru = row(comparison, cell="gru")
-    assert gru[["n", "diverged", "parameters_min", "parameters_max"]].tolist() == [3, 2, 100, 100]
+    assert gru[["n", "diverged", "failed", "parameters_min"]].tolist() == [3, 1, 1, 100]
     assert gru["mean"] == pytest.approx(0.82)
     assert gru["best"] == 0.84
     assert gru["seconds"] == 2.0
@@ -509,3 +511,44 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_whole(path, write)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_versions_of_an_edited_cell_are_told_apart(tmp_path):
+    for seed in (0, 1):
+        for code in ("aaaaaaaa", "bbbbbbbb"):
+            changes = {"plugins.cell": {"sha256": code, "file": "mine.py"}}
+            make_run(tmp_path / code, cell="mine", seed=seed, **changes)
+        make_run(tmp_path / "ours", cell="lstm", seed=seed)
+    cells = read_runs(tmp_path)["cell"].value_counts().to_dict()
+    assert cells == {"mine@aaaaaa": 2, "mine@bbbbbb": 2, "lstm": 2}
+
+
+def test_an_interrupted_run_says_nothing_about_its_cell(tmp_path):
+    make_run(tmp_path, cell="lstm", seed=0)
+    make_run(tmp_path, cell="lstm", seed=1, status="failed", result={"reason": "interrupted"})
+    said = io.StringIO()
+    (table,) = compare(tmp_path, draw=False, console=Console(file=said, width=100)).tables
+    assert table.rows[["n", "diverged", "failed"]].iloc[0].tolist() == [1, 0, 0]
+    assert "1 run; 1 unfinished left out" in said.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_numbers_are_never_cut(tmp_path, width):
+    for cell in ("layernorm_lstm", "peephole_lstm"):
+        for seed in (0, 1, 2):
+            make_run(tmp_path, test=0.9 + seed / 100, cell=cell, seed=seed)
+    said = io.StringIO()
+    compare(tmp_path, baseline="peephole_lstm", draw=False, console=Console(file=said, width=width))
+    text = said.getvalue()
+    assert "layernorm_lstm" in text
+    assert "0.9100" in text
+    assert "…" not in text.replace(" … ", "")
+
+
+def test_a_key_that_was_not_swept_cannot_be_selected(tmp_path):
+    make_run(tmp_path, seed=0)
+    make_run(tmp_path, seed=1)
+    with pytest.raises(CompareError, match="one value of it only"):
+        compare(tmp_path, select="optimizer.lr", draw=False)
+    with pytest.raises(CompareError, match=r"did you mean 'optimizer\.lr'"):
+        compare(tmp_path, select="lr", draw=False)

@@ -8,9 +8,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import sigmoid, tanh
 from torch.nn import functional
 
-from cellzoo import RNN, Extra, GatedCell, State, build_cell, option
+from cellzoo import RNN, Extra, Gate, GatedCell, State, build_cell, option
 from cellzoo.engines import purity
 from cellzoo.engines.purity import ImpureUpdateError
 
@@ -343,7 +344,7 @@ class Pure(Cell):
 def test_a_pure_cell_is_checked_once(monkeypatch):
     runs = []
     run_once = purity._run_once
-    monkeypatch.setattr(purity, "_run_once", lambda *a: (runs.append(a), run_once(*a)))
+    monkeypatch.setattr(purity, "_run_once", lambda *a: runs.append(a) or run_once(*a))
 
     class Fresh(Pure):
         pass
@@ -440,3 +441,71 @@ def test_modules_of_a_cell_are_refused_by_the_sequence_layer():
 
     with pytest.raises(TypeError, match=r"holds modules \(norm\): declare their weights as extra"):
         RNN(Holds, 3, 4)
+
+
+def test_a_gate_that_update_has_no_use_for_is_refused():
+    class ForgetsX(GatedCell):
+        gates = {"r": Gate(), "n": Gate(late=True)}
+
+        def update(self, a, s):
+            return tanh(self.product("n", sigmoid(a.r) * s.h))
+
+    class ForgetsItsProduct(GatedCell):
+        gates = {"r": Gate(), "n": Gate(late=True)}
+
+        def update(self, a, s):
+            return tanh(a.n) * sigmoid(a.r)
+
+    class ForgetsTheState(GatedCell):
+        gates = ("n", "z")
+
+        def update(self, a, s):
+            return tanh(a.n) * a.x.z
+
+    for cell, message in (
+        (ForgetsX, r"gate 'n' has from x: read a\.n"),
+        (ForgetsItsProduct, r"gate 'n' has from its late product"),
+        (ForgetsTheState, r"gate 'z' has from the state"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            RNN(cell, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        ("a.g", r"no gate 'g'"),
+        ("s.d", r"no state 'd': the states are h, c"),
+        ("self.peephol", r"did you mean 'peephole'"),
+    ],
+)
+def test_a_name_that_is_not_declared_is_said_with_its_line(read, message):
+    class Misspelt(GatedCell):
+        gates = ("n",)
+        states = ("h", "c")
+        extra = {"peephole": Extra("hidden_size")}
+
+        def update(self, a, s):
+            return tanh(a.n) * eval(read, {"a": a, "s": s, "self": self}), s.c
+
+    with pytest.raises(
+        AttributeError, match=rf"Misspelt\.update, .*test_purity\.py:\d+: .*{message}"
+    ):
+        RNN(Misspelt, 3, 4)
+
+
+def test_what_came_back_instead_of_the_states_is_said():
+    class ForgetsC(GatedCell):
+        gates = ("n",)
+        states = ("h", "c")
+
+        def update(self, a, s):
+            return tanh(a.n)
+
+    with pytest.raises(TypeError, match=r"the states \(h, c\).*it returned Tensor"):
+        RNN(ForgetsC, 3, 4)
+    with pytest.raises(TypeError, match=r"declares 'state': did you mean 'states'"):
+
+        class Misdeclared(GatedCell):
+            gates = ("n",)
+            state = ("h", "c")

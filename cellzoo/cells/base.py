@@ -10,6 +10,7 @@ The rows of weights and biases are the gates' in the order in which they are dec
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import namedtuple
 from collections.abc import Collection, Mapping, Sequence
@@ -104,6 +105,15 @@ class GatedCell(nn.Module):
             setattr(self, name, value)
         self.layout = Layout.of(self)
         self._make_parameters(device, dtype)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        declared = vars(GatedCell).items()
+        known = [name for name, value in declared if isinstance(value, tuple | dict)]
+        for name, value in vars(cls).items():
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+            if close and name not in known and isinstance(value, tuple | list | dict):
+                raise TypeError(f"{cls.__name__} declares {name!r}: did you mean {close[0]!r}?")
 
     if TYPE_CHECKING:  # declared parameters and options are read as attributes
 
@@ -347,9 +357,12 @@ class GatedCell(nn.Module):
             or len(states) != len(self.layout.states)
             or not all(isinstance(tensor, Tensor) for tensor in (*states, output))
         ):
+            names = ", ".join(self.layout.states)
+            returned = result if isinstance(result, tuple) else (result,)
+            got = [type(each).__name__ for each in returned]
             raise TypeError(
-                f"{self.name}.update must return the states ({', '.join(self.layout.states)}) as "
-                f"tensors, or ((states…), output)"
+                f"{self.name}.update must return the states ({names}) as tensors, or "
+                f"((states…), output); it returned {', '.join(got) or 'nothing'}"
             )
         return Step(states, output)
 
@@ -464,7 +477,12 @@ def _state_dtype(state: State, dtype: torch.dtype) -> torch.dtype:
 @cache
 def states_type(names: tuple[str, ...]) -> Any:
     """The named tuple of a cell's states."""
-    return namedtuple("States", names)
+
+    def unknown(self: Any, name: str) -> Any:
+        raise AttributeError(f"no state {name!r}: the states are {', '.join(names)}", name=name)
+
+    fields = namedtuple("States", names)  # type: ignore[misc]
+    return type("States", (fields,), {"__slots__": (), "__getattr__": unknown})
 
 
 def register_cell(name: str) -> Any:

@@ -32,7 +32,7 @@ class Part:
         try:
             return named[name]
         except KeyError:
-            known = [*self._sizes, *named]
+            known = dict.fromkeys([*self._sizes, *named])
             raise AttributeError(f"no {name!r} here: {nearest(name, known)}") from None
 
 
@@ -51,6 +51,9 @@ class PreActivations:
 
     def __getattr__(self, gate: str) -> Tensor:
         x, h = self.x, self.h
+        if gate not in x._sizes and gate not in h._sizes:
+            known = dict.fromkeys([*x._sizes, *h._sizes])
+            raise AttributeError(f"no gate {gate!r}: {nearest(gate, known)}")
         if x._sizes == h._sizes:  # every gate has both: one addition for all of them
             if self._sum is None:
                 self._sum = Part(x.all + h.all, x._sizes, {})
@@ -59,6 +62,4 @@ class PreActivations:
             return getattr(x, gate) + getattr(h, gate)
         if gate in x._sizes:
             return getattr(x, gate)
-        if gate in h._sizes:
-            return getattr(h, gate)
-        raise AttributeError(f"no gate {gate!r}: {nearest(gate, {*x._sizes, *h._sizes})}")
+        return getattr(h, gate)

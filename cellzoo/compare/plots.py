@@ -181,7 +181,7 @@ def _band(values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, str]:
 
 def _row_label(group: Group) -> str:
     broken = len(group.runs) - len(group.done)
-    return f"{group.label} (n = {len(group.done)}{f', {broken} diverged' if broken else ''})"
+    return f"{group.label} (n = {len(group.done)}{f', {broken} broken' if broken else ''})"
 
 
 def _decorate(axes: Axes, title: str) -> None:

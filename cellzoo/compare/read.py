@@ -14,6 +14,7 @@ import yaml
 from cellzoo.compare.errors import CompareError, unknown
 from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
 
+CODE = "plugins.cell.sha256"  # of a cell that is not cellzoo's own
 STATUSES = ("running", "done", "diverged", "failed")
 ALWAYS = ("status", "cell", "init", "task", "hidden_size", "seed")
 WHEN_DONE = ("parameters", "seconds", "metrics", "monitor", "mode")
@@ -35,7 +36,23 @@ def read_runs(directory: str | Path) -> pandas.DataFrame:
             f"no result.json below {directory}; give the directory of a run or sweep, "
             "as runs/<name> after `cellzoo sweep name=<name>`"
         )
-    return frame_of_runs(rows)
+    return frame_of_runs(by_version(rows))
+
+
+def by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of a cell whose code was edited between them, told apart: `cell@<its code's hash>`.
+
+    Runs of two versions are not runs of one cell.
+    """
+    versions: dict[str, set[Any]] = {}
+    for row in rows:
+        versions.setdefault(row["cell"], set()).add(row.get(CODE))
+    return [
+        {**row, "cell": f"{row['cell']}@{str(row.get(CODE))[:6]}"}
+        if len(versions[row["cell"]]) > 1
+        else row
+        for row in rows
+    ]
 
 
 def read_curves(runs: pandas.DataFrame | Iterable[str | Path], metric: str) -> pandas.DataFrame:
@@ -88,6 +105,8 @@ def _read_run(directory: Path) -> dict[str, Any]:
     row = {key: value for key, value in config.items() if key not in RESULT_COLUMNS}
     row |= {key: result.get(key) for key in (*RESULT_COLUMNS, *ALWAYS)}
     row["directory"] = str(directory)
+    if result["status"] == "failed" and result.get("reason") == "interrupted":
+        row["status"] = "interrupted"  # by Ctrl-C: says nothing about the cell
     return row | _metrics(result.get("metrics"), path)
 
 

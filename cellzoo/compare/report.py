@@ -18,7 +18,7 @@ from cellzoo.compare.groups import Group, group_runs, one_monitor, require, spli
 from cellzoo.compare.keys import resolve
 from cellzoo.compare.read import read_curves, read_runs
 from cellzoo.compare.select import select_runs
-from cellzoo.compare.table import Table, build_table, render
+from cellzoo.compare.table import Table, build_table, print_table
 
 #: What can be compared besides metrics.
 METRIC_COLUMNS = ("parameters", "seconds", "steps", "steps_per_second")
@@ -86,7 +86,7 @@ def compare(
     drawn: list[Path] = []
     tasks = split_tasks(runs, besides=(*by, select) if select else by)
     for task, of_task in tasks.items():
-        finished = of_task[of_task["status"] != "running"]
+        finished = of_task[~of_task["status"].isin(("running", "interrupted"))]
         unfinished = len(of_task) - len(finished)
         if finished.empty:
             console.print(f"{task}: {unfinished} unfinished runs, nothing else", markup=False)
@@ -97,7 +97,7 @@ def compare(
         compared, better = _metric(kept, metric, mode, monitor, monitor_mode)
         table = build_table(task, kept, by, compared, better, baseline, selection, unfinished)
         tables.append(table)
-        console.print(render(table))
+        print_table(table, console)
         if draw:
             suffix = f"-{_file_name(task)}" if len(tasks) > 1 else ""
             groups = _in_order(group_runs(kept, by), table)

@@ -45,6 +45,8 @@ def select_runs(runs: pandas.DataFrame, by: Sequence[str], key: str) -> Selectio
         best = max(candidates, key=lambda candidate: _merit(candidate, monitor, mode))
         values[group.key] = best.key[0]
         chosen.append(best.runs)
+    if all(len(each) == 1 for each in trials.values()):
+        raise CompareError(f"--select {key}: every group was run with one value of it only")
     if len(set(trials.values())) > 1:
         counts = "; ".join(
             f"{label}: {len(runs_each)} values, {sum(runs_each)} runs "

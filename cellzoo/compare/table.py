@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy
 import pandas
 import rich.table
+from rich.console import Console
 from rich.text import Text
 
 from cellzoo.compare.baseline import differences_to, pairing_note
@@ -56,7 +57,21 @@ def build_table(
     return Table(task, metric, mode, tuple(by), frame, tuple(notes))
 
 
-def render(table: Table) -> rich.table.Table:
+def print_table(table: Table, console: Console) -> None:
+    """Print the table, without its less telling columns where the terminal is narrow."""
+    for left_out in ((), ("seconds",), ("seconds", "best"), ("seconds", "best", "parameters")):
+        shown = render(table, left_out)
+        width = console.measure(shown, options=console.options.update(max_width=10_000)).maximum
+        if width <= console.width:
+            break
+    # Wider than the terminal still: numbers that wrap can be read, numbers cut off cannot.
+    console.width = max(console.width, width)
+    console.print(shown)
+    if left_out:
+        console.print(f"Left out for want of width: {', '.join(left_out)}; see table.csv.")
+
+
+def render(table: Table, left_out: Sequence[str] = ()) -> rich.table.Table:
     """The table as the terminal shows it."""
     arrow = "higher is better" if table.mode == "max" else "lower is better"
     selected = [name for name in table.rows.columns if name.startswith("selected ")]
@@ -69,14 +84,19 @@ def render(table: Table) -> rich.table.Table:
     )
     for name in (*table.by, *selected):
         shown.add_column(Text(name), overflow="fold")
-    numbers = ["n", "mean", f"{CONFIDENCE:.0%} interval", "best", "diverged", "parameters"]
-    numbers += ["seconds"] + (["difference", f"{CONFIDENCE:.0%} interval", "pairs"] * paired)
+    interval = f"{CONFIDENCE:.0%} interval"
+    numbers = ["n", "mean", interval, "best", "diverged", "failed", "parameters", "seconds"]
+    numbers = [name for name in numbers if name not in left_out]
+    numbers += ["difference", interval, "pairs"] * paired
     for name in numbers:
-        shown.add_column(Text(name), justify="right")
+        shown.add_column(Text(name), justify="right", no_wrap=True)
     for _, row in table.rows.iterrows():
         cells = [*(row[name] for name in (*table.by, *selected)), str(row["n"])]
-        cells += [_number(row["mean"]), _interval(row["low"], row["high"]), _number(row["best"])]
-        cells += [str(row["diverged"]), _range(row), _number(row["seconds"], 3)]
+        cells += [_number(row["mean"]), _interval(row["low"], row["high"])]
+        least = {"best": _number(row["best"]), "diverged": str(row["diverged"])}
+        least |= {"failed": str(row["failed"]), "parameters": _range(row)}
+        least |= {"seconds": _number(row["seconds"], 3)}
+        cells += [cell for name, cell in least.items() if name not in left_out]
         if paired:
             cells += _difference_cells(row)
         shown.add_row(*(Text(cell) for cell in cells))
@@ -104,7 +124,8 @@ def _row(
         "low": low,
         "high": high,
         "best": float(values.max() if mode == "max" else values.min()) if len(values) else None,
-        "diverged": len(group.runs) - len(values),
+        "diverged": int((group.runs["status"] == "diverged").sum()),
+        "failed": int((group.runs["status"] == "failed").sum()),
         "parameters_min": parameters.min() if len(parameters) else None,
         "parameters_max": parameters.max() if len(parameters) else None,
         "seconds": mean(group.done["seconds"].to_numpy(float)),
@@ -124,13 +145,13 @@ def _notes(
     unfinished: int,
 ) -> list[str]:
     broken = runs["status"].value_counts()
-    counts = [f"{len(runs)} runs"]
+    counts = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}"]
     counts += [f"{broken[name]} {name}" for name in ("diverged", "failed") if name in broken]
     notes = [
         f"{', '.join(counts)}; {unfinished} unfinished left out.",
         f"Mean of {metric} ({mode}) over the done runs"
         + (f", which differ in {', '.join(outermost(averaged))}" if averaged else "")
-        + "; 'diverged' counts failed ones too.",
+        + ".",
         f"Interval: {CONFIDENCE:.0%} bootstrap (BCa) of the mean over runs; of few runs (below "
         "about 10) it is narrower than it should be.",
     ]

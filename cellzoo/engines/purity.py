@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import random
 import sys
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cellzoo.cells.base import GatedCell
+from cellzoo.cells.base import GatedCell, states_type
+from cellzoo.cells.preactivations import Part, PreActivations
+from cellzoo.registry import nearest
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "convolution"}
 READS_VALUES = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "item"}
@@ -39,16 +42,20 @@ def check(cell: GatedCell) -> None:
 
     Raises:
         ImpureUpdateError: it is not pure.
-        TypeError: it does not return the states that it declares.
+        TypeError: it does not return the states that it declares, or has no use for a gate.
     """
     key = (type(cell), cell.bias, tuple(map(repr, cell.options.items())))
     if key not in _checked:
-        for training in (True, False):
-            _run_once(cell, training)
+        unused = [_run_once(cell, training) for training in (True, False)]
+        for complaint in unused[0]:
+            if complaint in unused[1]:
+                raise TypeError(complaint)
         _checked.add(key)
 
 
-def _run_once(cell: GatedCell, training: bool) -> None:
+def _run_once(cell: GatedCell, training: bool) -> list[str]:
+    """Run an update once; returns what it left unused."""
+
     # On the meta device there are no values: whatever needs one fails, and it costs nothing.
     def meta(tensors: Any) -> dict[str, Tensor | None]:
         return {
@@ -72,9 +79,16 @@ def _run_once(cell: GatedCell, training: bool) -> None:
         guarded = _guard(shadow).prepare()
         try:
             with _Watch(cell):
-                step = guarded.advance(given, states)
+                a = _Readings(guarded.pre_activations(given, states))
+                kind = states_type(tuple(cell.layout.states))
+                step = guarded.normalise(guarded.update(cast(PreActivations, a), kind(*states)))
         except ImpureUpdateError:
             raise
+        except AttributeError as error:
+            names = [*cell._parameters, *cell.options, *cell._buffers]
+            unknown = getattr(error, "name", None)
+            hint = f": {nearest(unknown, names)}" if error.obj is guarded and unknown else ""
+            raise AttributeError(f"{cell.name}.update{_line(cell, error)}: {error}{hint}") from None
         except Exception as error:
             if "meta" not in str(error).lower():
                 raise
@@ -99,6 +113,57 @@ def _run_once(cell: GatedCell, training: bool) -> None:
             f"{step.output.dtype} for a batch of {BATCH}; output_size and the parameters say "
             f"{(BATCH, cell.output_size)} {like.dtype}"
         )
+    return _unused(cell, a, set(itertools.chain(*guarded._late)))
+
+
+class _Readings:
+    """Pre-activations that remember which gates an update has read, by their parts."""
+
+    def __init__(self, a: PreActivations) -> None:
+        self._a = a
+        self.x, self.h = _PartReadings(a.x), _PartReadings(a.h)
+
+    def __getattr__(self, gate: str) -> Tensor:
+        value = getattr(self._a, gate)
+        self.x.seen.add(gate)
+        self.h.seen.add(gate)
+        return value
+
+
+class _PartReadings:
+    """One side of them."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self.seen: set[str] = set()
+
+    @property
+    def all(self) -> Tensor:
+        self.seen.update(self._part._sizes)
+        return self._part.all
+
+    def __getattr__(self, name: str) -> Tensor:
+        value = getattr(self._part, name)
+        self.seen.add(name)
+        return value
+
+
+def _unused(cell: GatedCell, a: _Readings, multiplied: set[str]) -> list[str]:
+    """Gates whose weights an update never uses, so that they would get no gradient."""
+    complaints = []
+    layout = cell.layout
+    late = layout.h_rows.keys() - layout.h_sizes.keys()
+    for unread, part, instead in (
+        (layout.x_sizes.keys() - a.x.seen, "x", 'read a.{0}, or declare Gate(x="none")'),
+        (layout.h_sizes.keys() - a.h.seen, "the state", 'read a.{0}, or Gate(state="none")'),
+        (late - multiplied, "its late product", 'self.product("{0}", …) makes it'),
+    ):
+        complaints += [
+            f"{cell.name}.update never uses what gate {gate!r} has from {part}: "
+            f"{instead.format(gate)}"
+            for gate in unread
+        ]
+    return complaints
 
 
 class _Watch(TorchDispatchMode):

@@ -13,7 +13,6 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +28,7 @@ from cellzoo.config import (
     explain,
     flatten,
     identity,
+    parse,
     resolved,
     store_choices,
 )
@@ -96,6 +96,7 @@ def many(arguments: list[str], debug: bool) -> int:
             with console.status(escape(description)):
                 result = train(settings, directory, settings["name"], progress=False)
         results.append(result)
+        # By validation: who tunes by a sweep must not be shown the test split.
         line = f"[{len(results)}/{total}] {description}  {_outcome(result)}"
         console.print(escape(line) + (" [dim]done before[/dim]" if again else ""), soft_wrap=True)
 
@@ -109,7 +110,7 @@ def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[
     """Let Hydra read the command line and call the job with each config that it composes."""
     overrides, said = _split(arguments)
     store_choices()
-    check_overrides(overrides)
+    check_overrides(overrides, sweeping=bool(flags))
     command_line = sys.argv
 
     errors: list[Exception] = []
@@ -193,7 +194,7 @@ def _errors_pass_through() -> Iterator[None]:
 def _known_keys(overrides: list[str]) -> list[str]:
     """The keys of the config with the groups that were chosen."""
     chosen = []
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for override in parse(overrides):
         if "." not in override.key_or_group and not override.is_sweep_override():
             chosen.append(str(override.input_line))
     with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
@@ -213,10 +214,7 @@ def _groups() -> set[str]:
 def _axes(arguments: list[str]) -> tuple[list[str], int]:
     """The keys that the command line sweeps over, and how many jobs they span."""
     overrides, _ = _split(arguments)
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    parsed = parse(overrides)
     sweeps = [override for override in parsed if override.is_sweep_override()]
     jobs = math.prod(len(list(override.sweep_string_iterator())) for override in sweeps)
     return [override.get_key_element() for override in sweeps], jobs
@@ -273,7 +271,7 @@ def _print_tally(results: list[Mapping[str, Any]], arguments: list[str]) -> None
 def _outcome(result: Mapping[str, Any]) -> str:
     if result["status"] != "done":
         return f"{result['status']}: {result['reason']}"
-    metric = "test/" + result["monitor"].split("/", 1)[1]
+    metric = result["monitor"]
     return f"{metric} {result['metrics'][metric]:.4g} ({result['seconds']:.1f} s)"
 
 
