@@ -154,20 +154,18 @@ def explain(error: Exception, keys: list[str]) -> str:
     while cause is not None:
         text += "\n" + str(cause)
         cause = cause.__cause__
+    if match := re.search(r"Key '(\w+)' not in '(cell|init|task)_(\w+)'", text):
+        option, group, name = match.groups()
+        own = [key.split(".")[1] for key in keys if key.startswith(f"{group}.")]
+        hint = nearest(option, [each for each in own if each not in ("name", option)])
+        hint = f": {hint}" if hint.startswith("did you mean") else ""
+        return f"{group} {name} has no option {option!r}{hint}"
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key not in keys:
             longer = [known for known in keys if known.endswith(f".{key}")]
             hint = f"did you mean {longer[0]!r}?" if longer else nearest(key, keys)
-            chosen = re.search(r"object_type=(cell|init|task)_(\w+)", text)
-            if chosen is None:
-                return f"unknown option {key!r}: {hint}"
-            group, name = chosen.groups()
-            own = [known.split(".")[1] for known in keys if known.startswith(f"{group}.")]
-            own = [each for each in own if each != "name"]
-            hint = nearest(key.split(".")[-1], own) if own else ""
-            hint = f": {hint}" if hint.startswith("did") else ""
-            return f"{group} {name} has no option {key.split('.')[-1]!r}{hint}"
+            return f"unknown option {key!r}: {hint}"
         reason = re.search(r"Value .*", text)
         return f"{key}: {reason[0]}" if reason else f"{key} cannot be set like that"
     if match := re.search(r"(Value '.*' .*)", text):
