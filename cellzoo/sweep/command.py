@@ -135,11 +135,13 @@ def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[
         try:
             decorated()
         except (HydraException, OmegaConfBaseException) as error:
+            names = [each.split("=", 1)[1] for each in overrides if each.startswith("name=")]
+            unused += [Path("runs") / name for name in names]
             raise ConfigError(explain(error, _known_keys(overrides))) from error
         finally:
             sys.argv = command_line
-    for directory in unused:
-        _remove_empty(directory)
+            for directory in unused:
+                _remove_empty(directory)
     if errors:
         raise errors[0]
 
