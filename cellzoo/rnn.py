@@ -90,6 +90,7 @@ class RNN(nn.Module):
                           stacklevel=2)  # fmt: skip
         self.dropout = float(dropout)
         self.engine = engine
+        self._ran: tuple[str, list[str]] | None = None
         self.init = Init.of(init, forget_bias, chrono)
         directions = 2 if bidirectional else 1
         width = self.input_size
@@ -202,9 +203,16 @@ class RNN(nn.Module):
         """Which engine runs this, and why not a faster one; x: an input to ask it for."""
         if x is None:
             x = self._like().new_zeros(1, 1, self.input_size)
-        name, why = engines.choose(self.engine, self._layers()[0], x)
+        return self._in_words(*engines.choose(self.engine, self._layers()[0], x))
+
+    @property
+    def ran(self) -> str | None:
+        """The engine of the last call, in the words of `explain`; None before the first."""
+        return None if self._ran is None else self._in_words(*self._ran)
+
+    def _in_words(self, engine: str, why: list[str]) -> str:
         asked = "chosen" if self.engine == "auto" else "asked for"
-        return f"{name} ({asked})" + "".join(f"; {reason}" for reason in why)
+        return f"{engine} ({asked})" + "".join(f"; {reason}" for reason in why)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults."""
@@ -233,7 +241,8 @@ class RNN(nn.Module):
         for number, layer in enumerate(self._layers()):
             if number and self.dropout and self.training:
                 x = dropout(x, self.dropout)
-            engine, _ = engines.choose(self.engine, layer, x, batch_sizes, dt)
+            engine, why = engines.choose(self.engine, layer, x, batch_sizes, dt)
+            self._ran = engine, why
             run = engines.ENGINES[engine].run
             initial = by_cell[number * len(layer) : (number + 1) * len(layer)]
             x, final = run(layer, x, initial, batch_sizes, dt)

@@ -56,6 +56,7 @@ def train(
     if main:
         write_result(directory, result)
     loggers: list[Any] = []
+    deterministic = torch.are_deterministic_algorithms_enabled()
     start = time.perf_counter()
     try:
         with _library_talk_into(directory / "train.log" if main else None):
@@ -78,6 +79,7 @@ def train(
         if result["status"] != "done":
             result["metrics"] = {k: v for k, v in result["metrics"].items() if k[:5] != "test/"}
         finish(loggers, result)
+        torch.use_deterministic_algorithms(deterministic)  # the next job may not ask for it
         if main:
             write_result(directory, result)
     return result
@@ -160,6 +162,7 @@ def _run(
     result["steps"] = trainer.global_step
     result["steps_per_second"] = round(trainer.global_step / seconds, 2)
     result["metrics"] |= best.metrics
+    result["engine"] = model.rnn.ran  # autocast, for one, changes the choice
 
     # The one time that the test split is read.
     saved = bool(checkpoint.best_model_path)  # a fast_dev_run saves nothing

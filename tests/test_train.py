@@ -270,3 +270,11 @@ def test_two_ranks_are_one_run(tmp_path):
     with torch.no_grad():
         accuracy = (model(x).argmax(-1) == y).float().mean()
     assert result["metrics"]["test/accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
+
+
+def test_the_engine_that_ran_is_recorded_and_determinism_ends_with_the_run():
+    options = ["trainer=debug", "trainer.deterministic=true", "trainer.precision=bf16-mixed"]
+    assert train("name=one", *options) == 0
+    said = result_of("runs/one")["engine"]
+    assert said.startswith("loop (chosen); native declined: under autocast")
+    assert not torch.are_deterministic_algorithms_enabled()
