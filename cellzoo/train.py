@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,10 @@ def train(
         result["seconds"] = round(time.perf_counter() - start, 3)
         if result["status"] != "done":
             result["metrics"] = {k: v for k, v in result["metrics"].items() if k[:5] != "test/"}
+        # JSON has no NaN: a metric that is none (the loss would have been divergence) is null.
+        result["metrics"] = {
+            k: v if math.isfinite(v) else None for k, v in result["metrics"].items()
+        }
         finish(loggers, result)
         torch.use_deterministic_algorithms(deterministic)  # the next job may not ask for it
         if main:

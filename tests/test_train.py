@@ -28,7 +28,7 @@ from cellzoo.tasks.base import Measure, TensorExamples
 class BadTask(Task):
     input_size = 1
     output_size = 1
-    how: str = option("raise", choices=("raise", "gradient"))
+    how: str = option("raise", choices=("raise", "gradient", "metric"))
 
     def examples(self, split, epoch):
         return TensorExamples(torch.ones(40, 3, 1), torch.ones(40))
@@ -39,7 +39,9 @@ class BadTask(Task):
         loss = (prediction * 0).sum()
         if self.how == "gradient" and self.trainer.training:
             loss = loss.sqrt()  # 0, with an infinite slope
-        return {"loss": Measure(loss, len(y))}
+        nothing = torch.tensor(float("nan"))
+        extra = {"extra": Measure(nothing, len(y))} if self.how == "metric" else {}
+        return {"loss": Measure(loss, len(y)), **extra}
 """
 
 
@@ -141,6 +143,14 @@ def test_a_gradient_that_is_not_finite_diverges_too(tmp_path):
     result = result_of("runs/one")
     assert (result["status"], result["step"]) == ("diverged", 0)
     assert "a gradient" in result["reason"]
+
+
+def test_a_metric_that_is_not_finite_is_null(tmp_path, capsys):
+    (tmp_path / "bad.py").write_text(BAD_TASK.replace("bad_task", "nan_task"))
+    arguments = ["task=nan_task", "task.how=metric", "logger=files", "trainer.max_epochs=1"]
+    assert main(["train", "--plugin", "bad.py", *arguments, "name=one"]) == 0
+    assert result_of("runs/one")["metrics"]["test/extra"] is None
+    assert "not finite" in capsys.readouterr().out
 
 
 def test_a_failing_job_is_recorded_and_does_not_stop_the_others(tmp_path, capsys):

@@ -242,7 +242,7 @@ def _print_summary(result: Mapping[str, Any], directory: Path) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("status", _outcome(result) if result["status"] != "done" else "done")
     for name, value in sorted(result["metrics"].items()):
-        table.add_row(name, f"{value:.4g}")
+        table.add_row(name, _number(value))
     if result["parameters"] is not None:
         table.add_row("parameters", f"{result['parameters']:,}")
     if result["steps_per_second"] is not None:
@@ -274,7 +274,11 @@ def _outcome(result: Mapping[str, Any]) -> str:
     if result["status"] != "done":
         return f"{result['status']}: {result['reason']}"
     metric = result["monitor"]
-    return f"{metric} {result['metrics'][metric]:.4g} ({result['seconds']:.1f} s)"
+    return f"{metric} {_number(result['metrics'].get(metric))} ({result['seconds']:.1f} s)"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _relative(path: Path) -> Path:
