@@ -74,10 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        known = isinstance(
-            error, ValueError | TypeError | LookupError | OSError | ImportError | AttributeError
-        )
-        named = known or type(error).__module__.startswith("cellzoo")
+        named = isinstance(error, SAID_WELL) or type(error).__module__.startswith("cellzoo")
         return _say(lines[0] if named else f"{type(error).__name__}: {lines[0]}", 2)
 
 
@@ -130,7 +127,11 @@ COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
 @contextmanager
 def _named(arguments: list[str], command: str) -> Iterator[list[str]]:
     """The overrides, with a name that no other run has where none is given."""
-    if any(argument.split("=")[0] == "name" for argument in arguments):
+    arguments = [each for each in arguments if each not in ("name=", "name=null")]
+    named = [each for each in arguments if each.startswith("name=")]
+    if any("," in each for each in named):
+        raise UsageError(f"a name is one name, not {named[0]!r}")
+    if named:
         yield arguments
         return
     # By an environment variable, so that the other ranks of this run get the same name.

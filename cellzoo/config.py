@@ -223,6 +223,8 @@ def check_values(config: Mapping[str, Any]) -> None:
             number = isinstance(default, int | float) and not isinstance(default, bool)
             if number and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ConfigError(f"{group}.{key} must be a number, not {value!r}")
+    if not isinstance(config["wandb"]["tags"], list):
+        raise ConfigError(f"wandb.tags is a list, [a,b], not {config['wandb']['tags']!r}")
     mode, modes = config["wandb"]["mode"], ("offline", "online")
     if mode not in modes:
         raise ConfigError(f"wandb.mode is one of {', '.join(modes)}, not {mode!r}")

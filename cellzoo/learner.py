@@ -120,6 +120,7 @@ class Learner(LightningModule):
         if schedule is torch.optim.lr_scheduler.ReduceLROnPlateau:
             options["mode"] = self.mode
         scheduler = {"scheduler": schedule(optimizer, **options), "monitor": self.monitor}
+        scheduler["strict"] = False  # plateau: epochs without a validation leave it as it is
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def _start_wandb(
         mode=said["mode"],
         project=said["project"],
         entity=said["entity"],
-        group=group,
+        group=group or "",
+        # Its own run, whatever WANDB_RUN_ID a parent left around.
+        id=secrets.token_hex(4),
+        resume="never",
         job_type=cell,
         tags=[cell, init, task, *said["tags"]],
         config={**flatten(config), **named, "parameters": parameters},
@@ -65,14 +69,25 @@ def _start_wandb(
 
 
 @rank_zero_only
-def finish(loggers: list[Logger], result: Mapping[str, Any]) -> None:
-    """End the W&B run, if there is one, with the result in its summary and its exit code."""
+def finish(loggers: list[Logger], result: Mapping[str, Any], directory: Path) -> None:
+    """End the W&B run, if there is one, with the result in its summary and its exit code.
+
+    What goes wrong there is said in train.log: the run itself is on disk already.
+    """
     import wandb
 
     for logger in loggers:
         if isinstance(logger, WandbLogger) and wandb.run is not None:
-            summary = {f"best/{k}": v for k, v in result["metrics"].items() if k[:4] == "val/"}
-            wandb.run.summary.update(summary)
-            keys = ("status", "reason", "step", "seconds", "steps", "monitor", "mode")
-            wandb.run.config.update({key: result[key] for key in keys})
-            wandb.finish(exit_code=0 if result["status"] == "done" else 1)
+            try:
+                _end_wandb(wandb, result)
+            except Exception as error:
+                with (directory / "train.log").open("a") as log:
+                    log.write(f"W&B could not end the run: {error}\n")
+
+
+def _end_wandb(wandb: Any, result: Mapping[str, Any]) -> None:
+    summary = {f"best/{k}": v for k, v in result["metrics"].items() if k[:4] == "val/"}
+    wandb.run.summary.update(summary)
+    keys = ("status", "reason", "step", "seconds", "steps", "monitor", "mode")
+    wandb.run.config.update({key: result[key] for key in keys})
+    wandb.finish(exit_code=0 if result["status"] == "done" else 1)

@@ -83,6 +83,14 @@ class Registry(Generic[T]):
         """The names registered so far."""
         return set(self._things)
 
+    def contents(self) -> dict[str, T]:
+        """What is registered so far, by name."""
+        return dict(self._things)
+
+    def restore(self, things: dict[str, T]) -> None:
+        """Have exactly these registered, as `contents` gave them."""
+        self._things = dict(things)
+
     def forget(self, names: Iterable[str]) -> None:
         """Take names out again: what a plugin that failed half-way had registered."""
         for name in names:

@@ -23,11 +23,8 @@ from typing import Any
 import torch
 import yaml
 
-from cellzoo.cells.base import cells
-from cellzoo.inits import inits
 from cellzoo.model import SequenceModel
-from cellzoo.plugins import load_plugin
-from cellzoo.registry import UnknownNameError
+from cellzoo.plugins import only
 from cellzoo.rnn import RNN
 
 
@@ -101,7 +98,7 @@ def begin(directory: Path, config: Mapping[str, Any]) -> int:
     """
     directory.mkdir(parents=True, exist_ok=True)
     attempts = directory / "attempts"
-    remains = [path for path in directory.iterdir() if path != attempts]
+    remains = [path for path in directory.iterdir() if path != attempts and path.name[0] != "."]
     if remains and not (directory / "config.yaml").exists():
         raise RunError(f"{directory} holds something else than a run: choose another name=")
     number = 1 + (len(list(attempts.iterdir())) if attempts.exists() else 0)
@@ -112,10 +109,15 @@ def begin(directory: Path, config: Mapping[str, Any]) -> int:
             shutil.move(path, kept / path.name)
         number += 1
     write_whole(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    for plugin in config.get("plugins", {}).values():
+    for kind, plugin in config.get("plugins", {}).items():
         source = Path(plugin["file"])
-        write_whole(directory / "plugins" / source.name, source.read_text())
+        write_whole(_kept(directory, kind, plugin), source.read_text())
     return number
+
+
+def _kept(directory: Path, kind: str, plugin: Mapping[str, Any]) -> Path:
+    """Where a run keeps the source of its cell, init or task: two may have one file name."""
+    return directory / "plugins" / kind / Path(plugin["file"]).name
 
 
 def build_model(config: Mapping[str, Any], input_size: int, output_size: int, reads: Any) -> Any:
@@ -139,7 +141,8 @@ def build_model(config: Mapping[str, Any], input_size: int, output_size: int, re
 def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> SequenceModel:
     """The trained model of a run, in eval mode, on the CPU.
 
-    A cell that is not registered is taken from the source that the run keeps.
+    A cell that is not cellzoo's is built from the source that the run keeps, whatever has become
+    of it since.
 
     Args:
         directory: the run's.
@@ -150,20 +153,15 @@ def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> Seq
     """
     directory = Path(directory)
     config = read_config(directory)
-    for registry, kind in ((cells, "cell"), (inits, "init")):
-        try:
-            registry[config[kind]["name"]]
-        except UnknownNameError:
-            if kind not in config.get("plugins", {}):
-                raise
-            source = Path(config["plugins"][kind]["file"]).name
-            load_plugin(str(directory.resolve() / "plugins" / source))
     path = directory / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.ckpt"))) or "none"
         raise RunError(f"{directory} has no checkpoint {checkpoint!r}: there is {known}")
     weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     result = read_result(directory) or {}
-    model = build_model(config, result["input_size"], result["output_size"], result["reads"])
+    plugins = config.get("plugins", {})
+    sources = {p["sha256"]: _kept(directory, kind, p) for kind, p in plugins.items()}
+    with only(sources):
+        model = build_model(config, result["input_size"], result["output_size"], result["reads"])
     model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
     return model.eval()

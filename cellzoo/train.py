@@ -83,10 +83,10 @@ def train(
         result["metrics"] = {
             k: v if math.isfinite(v) else None for k, v in result["metrics"].items()
         }
-        finish(loggers, result)
         torch.use_deterministic_algorithms(deterministic)  # the next job may not ask for it
         if main:
-            write_result(directory, result)
+            write_result(directory, result)  # before W&B has its say: files are the truth
+        finish(loggers, result, directory)
     return result
 
 
@@ -166,12 +166,20 @@ def _run(
     seconds = time.perf_counter() - start
     result["steps"] = trainer.global_step
     result["steps_per_second"] = round(trainer.global_step / seconds, 2)
+    best_checkpoint = directory / "checkpoints" / "best.ckpt"
+    if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
+        # max_steps ended the run within an epoch: its last steps count too.
+        before = best.metrics
+        trainer.validate(learner, task, verbose=False)
+        if best.metrics is not before:
+            trainer.save_checkpoint(best_checkpoint)
+        trainer.save_checkpoint(best_checkpoint.with_name("last.ckpt"))
     result["metrics"] |= best.metrics
     result["engine"] = model.rnn.ran  # autocast, for one, changes the choice
 
     # The one time that the test split is read.
-    saved = bool(checkpoint.best_model_path)  # a fast_dev_run saves nothing
-    trainer.test(learner, task, ckpt_path="best" if saved else None, verbose=False)
+    saved = best_checkpoint.exists()  # a fast_dev_run saves nothing
+    trainer.test(learner, task, ckpt_path=str(best_checkpoint) if saved else None, verbose=False)
     result["metrics"] |= {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
@@ -186,12 +194,14 @@ class BestMetrics(Callback):
         self.monitor = monitor
         self.sign = 1 if mode == "max" else -1
         self.metrics: dict[str, float] = {}
+        self.step = 0  # of the last validation
 
     def on_validation_end(self, trainer: Trainer, learner: LightningModule) -> None:
         """Compare as ModelCheckpoint does: the first of equals stays."""
         now = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self.step = trainer.global_step
         old = self.metrics.get(self.monitor)
-        if old is None or self.sign * now[self.monitor] > self.sign * old:
+        if old is None or math.isnan(old) or self.sign * now[self.monitor] > self.sign * old:
             self.metrics = now
 
 

@@ -233,7 +233,7 @@ def test_a_plugin_travels_with_the_run(tmp_path):
     plugin = ["train", "--plugin", "my_cell.py", *TINY, "cell=leaky_lstm", "name=one"]
     done = as_a_user(*plugin, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs/one/plugins/my_cell.py").read_text() == LEAKY
+    assert (tmp_path / "runs/one/plugins/cell/my_cell.py").read_text() == LEAKY
     code = "import cellzoo; print(cellzoo.load_run('runs/one').rnn)"
     (tmp_path / "my_cell.py").unlink()
     loaded = subprocess.run(
@@ -288,3 +288,54 @@ def test_the_engine_that_ran_is_recorded_and_determinism_ends_with_the_run():
     said = result_of("runs/one")["engine"]
     assert said.startswith("loop (chosen); native declined: under autocast")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_load_run_takes_the_code_that_the_run_had(tmp_path):
+    outputs = []
+    for name, leak in (("old", "0.9"), ("new", "0.2")):
+        (tmp_path / "my_cell.py").write_text(LEAKY.replace("0.9", leak))
+        command = ["train", "--plugin", "my_cell.py", *TINY, "cell=leaky_lstm", f"name={name}"]
+        done = as_a_user(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    code = "import cellzoo; print(cellzoo.load_run('runs/{}').rnn.cell().update.__code__.co_consts)"
+    for name in ("old", "new"):
+        said = as_a_script(code.format(name), tmp_path)
+        outputs.append("0.9" in said)
+    assert outputs == [True, False]
+    assert "leaky_lstm" not in cellzoo.list_cells()
+
+
+def as_a_script(code, folder):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
+    ).stdout
+
+
+def test_a_run_that_ends_within_an_epoch_is_validated_and_kept():
+    for steps in (5, 60):
+        assert train(f"name=s{steps}", "trainer.max_epochs=9", f"trainer.max_steps={steps}") == 0
+        result = result_of(f"runs/s{steps}")
+        assert result["steps"] == steps
+        assert "val/accuracy" in result["metrics"]
+        last = torch.load(f"runs/s{steps}/checkpoints/last.ckpt", weights_only=True)
+        assert last["global_step"] == steps
+        model, task = cellzoo.load_run(f"runs/s{steps}"), Digits()
+        for split in ("val", "test"):
+            x, y = task.examples(split, 0).__getitems__(range(360))
+            with torch.no_grad():
+                accuracy = (model(x).argmax(-1) == y).float().mean()
+            assert result["metrics"][f"{split}/accuracy"] == pytest.approx(float(accuracy))
+
+
+def test_a_failure_of_wandb_at_the_end_loses_nothing(monkeypatch):
+    import wandb
+
+    def gone(**options):
+        raise ConnectionError("server gone")
+
+    finish = wandb.finish
+    monkeypatch.setattr(wandb, "finish", gone)
+    assert main(["train", *TINY, "logger=wandb", "name=one"]) == 0
+    finish()
+    assert result_of("runs/one")["status"] == "done"
+    assert "server gone" in Path("runs/one/train.log").read_text()

@@ -46,7 +46,9 @@ def split_tasks(runs: pandas.DataFrame, besides: Sequence[str] = ()) -> dict[str
         options = [
             key
             for key in varying_keys([named.runs], besides)
-            if key.startswith("task.") and not key.endswith("seed") and not is_within(key, besides)
+            if key.startswith("task.")
+            and key not in ("task.seed", "task.batch_size")
+            and not is_within(key, besides)
         ]
         for group in group_runs(named.runs, ["task", *options]):
             tasks[group.label] = group.runs

@@ -88,8 +88,8 @@ def compare(
     for task, of_task in tasks.items():
         finished = of_task[~of_task["status"].isin(("running", "interrupted"))]
         unfinished = len(of_task) - len(finished)
-        if finished.empty:
-            console.print(f"{task}: {unfinished} unfinished runs, nothing else", markup=False)
+        if not (finished["status"] == "done").any():
+            console.print(f"{task}: none of {len(of_task)} runs is done", markup=False)
             continue
         selection = None if select is None else select_runs(finished, by, select)
         kept = finished if selection is None else selection.runs
@@ -106,7 +106,11 @@ def compare(
             drawn += plots.save(figure, out / f"dots{suffix}")
             course = _validation(kept, compared, monitor)
             if course is not None:
-                curves = read_the_curves(kept[kept["status"] == "done"], course)
+                try:
+                    curves = read_the_curves(kept[kept["status"] == "done"], course)
+                except CompareError as error:  # a table without curves is better than neither
+                    console.print(f"no curves: {error}", markup=False, soft_wrap=True)
+                    continue
                 course_mode = metrics.direction(course, monitor, monitor_mode, better)
                 figure = plots.plot_curves(groups, curves, course, course_mode, style, task)
                 drawn += plots.save(figure, out / f"curves{suffix}")

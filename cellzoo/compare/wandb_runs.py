@@ -77,6 +77,8 @@ def _row(run: Any) -> dict[str, Any]:
     summary = run.summary_metrics
     names = ("seconds", "parameters", "steps", "steps_per_second", "reason")
     row = config | {name: summary[name] for name in names if summary.get(name) is not None}
+    if status == "failed" and config.get("reason") == "interrupted":
+        status = "interrupted"  # as in run directories
     row |= {"directory": place, "status": status}
     row |= {name: row.get(name) for name in RESULT_COLUMNS} | _metrics(summary)
     required = (*ALWAYS, *WHEN_DONE) if status == "done" else ALWAYS

@@ -84,8 +84,7 @@ def many(arguments: list[str], debug: bool) -> int:
         directory = Path(sweep.runtime.output_dir)
         if (Path(sweep.sweep.dir) / "config.yaml").exists():
             raise RunError(f"{sweep.sweep.dir} holds a single run: choose another name=")
-        devices = settings["trainer"]["devices"]
-        if settings["trainer"]["strategy"] != "auto" or devices not in (1, "auto", "1"):
+        if settings["trainer"]["strategy"] != "auto" or not _one_device(settings["trainer"]):
             raise ConfigError(
                 "a sweep runs its jobs in this process, which cannot be one of several ranks: "
                 "use trainer=cpu or trainer=gpu, or `cellzoo train` for a run on several devices"
@@ -144,6 +143,13 @@ def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[
                 _remove_empty(directory)
     if errors:
         raise errors[0]
+
+
+def _one_device(trainer: Mapping[str, Any]) -> bool:
+    devices = trainer["devices"]
+    if devices == "auto":
+        return trainer["accelerator"] == "cpu"
+    return devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
 
 
 def _remove_empty(directory: Path) -> None:
@@ -240,16 +246,16 @@ def _print_config(settings: Mapping[str, Any], directory: Path) -> None:
 
 def _print_summary(result: Mapping[str, Any], directory: Path) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("status", _outcome(result) if result["status"] != "done" else "done")
+    table.add_row("status", escape(_outcome(result)) if result["status"] != "done" else "done")
     for name, value in sorted(result["metrics"].items()):
         table.add_row(name, _number(value))
     if result["parameters"] is not None:
         table.add_row("parameters", f"{result['parameters']:,}")
     if result["steps_per_second"] is not None:
         table.add_row("steps", f"{result['steps']:,} ({result['steps_per_second']:g} a second)")
-    table.add_row("engine", str(result["engine"]))
+    table.add_row("engine", escape(str(result["engine"])))
     table.add_row("seconds", f"{result['seconds']:.1f}")
-    table.add_row("run", str(_relative(directory)))
+    table.add_row("run", escape(str(_relative(directory))))
     console.print(table, soft_wrap=True)
 
 

@@ -138,7 +138,13 @@ class Task(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, in an order of the run's seed and the epoch."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
+        # Over-fitting asks for the same batch over and over, of generated examples too.
+        trainer = self.trainer
+        epoch = (
+            0
+            if trainer is None or getattr(trainer, "overfit_batches", False)
+            else trainer.current_epoch
+        )
         examples = self.examples("train", epoch)
         sampler: Sampler[int]
         if distributed.is_available() and distributed.is_initialized():
