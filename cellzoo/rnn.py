@@ -38,7 +38,7 @@ class RNN(nn.Module):
         device, dtype: of the parameters.
         init: an init scheme: its name, or a mapping of `name`, options and `blocks` (see Init).
         forget_bias, chrono: see Init.
-        engine: "auto", or an engine by name ("native", "loop"); see `explain`.
+        engine: "auto", or an engine by name ("native", "loop", "compiled"); see `explain`.
         options: the cell's own (`proj_size` of lstm, `nonlinearity` of elman, …).
 
     Parameters have torch.nn's flat names (`weight_ih_l0`, `bias_hh_l1_reverse`), and so have a

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.packing import RunningStates, States
+from cellzoo.engines.packing import RunningStates, States, run_directions
 
 
 def declines(
@@ -37,20 +38,15 @@ def run(
     Returns:
         The outputs, directions side by side in the last dimension, and the final states.
     """
-    outputs, finals = [], []
-    for cell, state, reverse in zip(layer, states, (False, True), strict=False):
-        output, final = run_direction(cell, x, state, batch_sizes, dt, reverse)
-        outputs.append(output)
-        finals.append(final)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
+    return run_directions(layer, states, partial(_run_direction, x, batch_sizes, dt))
 
 
-def run_direction(
-    cell: GatedCell,
+def _run_direction(
     x: Tensor,
-    initial: States,
     batch_sizes: Tensor | None,
     dt: Tensor | None,
+    cell: GatedCell,
+    initial: States,
     reverse: bool,
 ) -> tuple[Tensor, States]:
     """One direction of `run`."""

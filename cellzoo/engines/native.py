@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import _VF, Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.packing import RunningStates, States
+from cellzoo.engines.packing import States, run_directions, run_segments
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
@@ -50,28 +51,20 @@ def run(
     if kernel(layer[0]) != "lstm" or x.device.type != "cpu":
         return _call(layer, x, states, batch_sizes)
     # On the CPU the fast LSTM kernel takes no packed input: runs of equal batch size, each dense.
-    outputs, finals = [], []
-    for cell, state, reverse in zip(layer, states, (False, True), strict=False):
-        output, final = _run_segments(cell, x, state, batch_sizes, reverse)
-        outputs.append(output)
-        finals.append(final)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
+    return run_directions(layer, states, partial(_run_packed, x, batch_sizes))
 
 
-def _run_segments(
-    cell: GatedCell, x: Tensor, initial: States, batch_sizes: Tensor, reverse: bool
+def _run_packed(
+    x: Tensor, batch_sizes: Tensor, cell: GatedCell, initial: States, reverse: bool
 ) -> tuple[Tensor, States]:
     """One direction of packed input, a dense call for each run of equal batch size."""
-    sizes, steps = (t.tolist() for t in torch.unique_consecutive(batch_sizes, return_counts=True))
-    segments = x.split([size * n for size, n in zip(sizes, steps, strict=True)])
-    outputs: list[Tensor] = [x] * len(segments)
-    running = RunningStates(initial, reverse)
-    for k in reversed(range(len(segments))) if reverse else range(len(segments)):
-        segment = segments[k].unflatten(0, (steps[k], sizes[k]))
-        segment = segment.flip(0) if reverse else segment
-        output, (running.now,) = _call([cell], segment, [running.resize(sizes[k])])
-        outputs[k] = (output.flip(0) if reverse else output).flatten(0, 1)
-    return torch.cat(outputs), running.final()
+
+    def dense(segment: list[Tensor], state: States) -> tuple[Tensor, States]:
+        (x,) = segment
+        output, (final,) = _call([cell], x.flip(0) if reverse else x, [state])
+        return output.flip(0) if reverse else output, final
+
+    return run_segments([x], initial, batch_sizes, reverse, dense)
 
 
 def _call(

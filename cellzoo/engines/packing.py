@@ -1,11 +1,60 @@
-"""The states of a packed batch, which shrinks as sequences end."""
+"""What engines share: the directions of a layer, and a packed batch that shrinks over time."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from cellzoo.cells.base import GatedCell
+
 States = tuple[Tensor, ...]
+
+
+def run_directions(
+    layer: Sequence[GatedCell],
+    states: Sequence[States],
+    run: Callable[[GatedCell, States, bool], tuple[Tensor, States]],
+) -> tuple[Tensor, list[States]]:
+    """A layer by `run(cell, initial, reverse)` for each direction; outputs side by side."""
+    each = [
+        run(cell, initial, reverse)
+        for cell, initial, reverse in zip(layer, states, (False, True), strict=False)
+    ]
+    outputs = [output for output, _ in each]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), [final for _, final in each]
+
+
+def run_segments(
+    tensors: Sequence[Tensor],
+    initial: States,
+    batch_sizes: Tensor,
+    reverse: bool,
+    run: Callable[[list[Tensor], States], tuple[Tensor, States]],
+) -> tuple[Tensor, States]:
+    """One direction of a packed batch by `run`, which takes dense input only.
+
+    Each run of equal batch size is dense: `run` gets it as (steps, size, …), in time's order,
+    with the states of the sequences that are running.
+
+    Args:
+        tensors: packed rows, (rows, …) each.
+        initial: the initial states of all sequences, longest first.
+        batch_sizes: how many sequences are running at each step.
+        reverse: whether `run` reads backwards, so that the last segment comes first.
+        run: from dense tensors and states to outputs, (steps, size, …), and states.
+    """
+    sizes, steps = (t.tolist() for t in torch.unique_consecutive(batch_sizes, return_counts=True))
+    rows = [size * n for size, n in zip(sizes, steps, strict=True)]
+    segments = list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
+    outputs = list(segments[0][:1]) * len(segments)
+    running = RunningStates(initial, reverse)
+    for k in reversed(range(len(segments))) if reverse else range(len(segments)):
+        dense = [tensor.unflatten(0, (steps[k], sizes[k])) for tensor in segments[k]]
+        output, running.now = run(dense, running.resize(sizes[k]))
+        outputs[k] = output.flatten(0, 1)
+    return torch.cat(outputs), running.final()
 
 
 class RunningStates:

@@ -7,6 +7,7 @@ author's update, forward and backward; each weight's gradient is one product aft
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.compiled.artifacts import Programs, programs
-from cellzoo.engines.packing import RunningStates, States
+from cellzoo.engines.packing import States, run_directions, run_segments
 
 STEPS = 4  # in a chunk: more is little faster and compiles much longer
 
@@ -50,42 +51,28 @@ def run(
     Raises:
         CompileError: the cell cannot be traced or compiled.
     """
-    outputs, finals = [], []
-    for cell, state, reverse in zip(layer, states, (False, True), strict=False):
-        output, final = _run_direction(cell, x, state, batch_sizes, dt, reverse)
-        outputs.append(output)
-        finals.append(final)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
+    return run_directions(layer, states, partial(_run_direction, x, batch_sizes, dt))
 
 
 def _run_direction(
-    cell: GatedCell,
     x: Tensor,
-    initial: States,
     batch_sizes: Tensor | None,
     dt: Tensor | None,
+    cell: GatedCell,
+    initial: States,
     reverse: bool,
 ) -> tuple[Tensor, States]:
     """One direction: packed input as runs of equal batch size."""
     cell = cell.prepare()
     projected = cell.project_sequence(x, dt)
-    made = programs(cell, tuple(projected))
+    dense = partial(_run_dense, programs(cell, tuple(projected)), cell, reverse)
     if batch_sizes is None:
-        return _run_dense(made, cell, list(projected.values()), initial, reverse)
-    sizes, steps = (t.tolist() for t in torch.unique_consecutive(batch_sizes, return_counts=True))
-    rows = [size * n for size, n in zip(sizes, steps, strict=True)]
-    segments = list(zip(*(tensor.split(rows) for tensor in projected.values()), strict=True))
-    outputs: list[Tensor] = [x] * len(segments)
-    running = RunningStates(initial, reverse)
-    for k in reversed(range(len(segments))) if reverse else range(len(segments)):
-        dense = [tensor.unflatten(0, (steps[k], sizes[k])) for tensor in segments[k]]
-        output, running.now = _run_dense(made, cell, dense, running.resize(sizes[k]), reverse)
-        outputs[k] = output.flatten(0, 1)
-    return torch.cat(outputs), running.final()
+        return dense(list(projected.values()), initial)
+    return run_segments(list(projected.values()), initial, batch_sizes, reverse, dense)
 
 
 def _run_dense(
-    made: Programs, cell: GatedCell, projected: Sequence[Tensor], initial: States, reverse: bool
+    made: Programs, cell: GatedCell, reverse: bool, projected: Sequence[Tensor], initial: States
 ) -> tuple[Tensor, States]:
     projected = [tensor.flip(0) if reverse else tensor for tensor in projected]
     weights, biases = made.chunk.weights_of(cell)
