@@ -25,7 +25,7 @@ from cellzoo.cells.base import cells
 from cellzoo.inits import inits
 from cellzoo.options import option_specs
 from cellzoo.plugins import code_hash, source_of
-from cellzoo.registry import UnknownNameError, nearest
+from cellzoo.registry import closest, nearest
 from cellzoo.tasks import tasks
 
 # What does not change a run's result: where it lies, what it is logged to, and the machine.
@@ -157,15 +157,13 @@ def explain(error: Exception, keys: list[str]) -> str:
     if match := re.search(r"Key '(\w+)' not in '(cell|init|task)_(\w+)'", text):
         option, group, name = match.groups()
         own = [key.split(".")[1] for key in keys if key.startswith(f"{group}.")]
-        hint = nearest(option, [each for each in own if each not in ("name", option)])
-        hint = f": {hint}" if hint.startswith("did you mean") else ""
+        meant = closest(option, [each for each in own if each not in ("name", option)])
+        hint = f": did you mean {meant!r}?" if meant else ""
         return f"{group} {name} has no option {option!r}{hint}"
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key not in keys:
-            longer = [known for known in keys if known.endswith(f".{key}")]
-            hint = f"did you mean {longer[0]!r}?" if longer else nearest(key, keys)
-            return f"unknown option {key!r}: {hint}"
+            return f"unknown option {key!r}: {nearest(key, keys)}"
         reason = re.search(r"Value .*", text)
         return f"{key}: {reason[0]}" if reason else f"{key} cannot be set like that"
     if match := re.search(r"(Value '.*' .*)", text):
@@ -268,16 +266,3 @@ def _run_directory(*, _root_: DictConfig) -> str:
     job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     config = resolved(job)
     return f"{config['cell']['name']}-{identity(config)}/s{config['seed']}"
-
-
-__all__ = [
-    "ConfigError",
-    "UnknownNameError",
-    "check_overrides",
-    "conf_folder",
-    "explain",
-    "flatten",
-    "identity",
-    "resolved",
-    "store_choices",
-]

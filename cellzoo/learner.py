@@ -46,7 +46,7 @@ class Learner(LightningModule):
         scheduler: likewise, by epoch; "constant" is none.
 
     Raises:
-        UnknownNameError: no optimizer or scheduler has that name.
+        ValueError: no optimizer or scheduler has that name.
         DivergedError: in training or evaluation, a loss or gradient is not finite.
     """
 

@@ -33,20 +33,19 @@ def load_plugin(plugin: str) -> ModuleType:
     Raises:
         PluginError: it is missing, or its code raises (a name that is taken, for one).
     """
-    path = Path(plugin).expanduser()
-    is_file = plugin.endswith(".py") or os.sep in plugin
-    key = str(path.resolve()) if is_file else plugin
+    key = _absolute(plugin)
     if key in _loaded:
         return _loaded[key]
-    if is_file and not path.is_file():
-        neighbours = (
-            [str(each) for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        )
+    if _is_file(plugin) and not Path(key).is_file():
+        path = Path(plugin).expanduser()
+        neighbours = [str(each) for each in path.parent.glob("*.py")]
         hint = nearest(str(path), neighbours) if neighbours else "that folder holds no Python file"
         raise PluginError(f"plugin {plugin} is not there: {hint}")
     with _all_or_nothing():
         try:
-            module = _import_file(Path(key)) if is_file else importlib.import_module(plugin)
+            module = (
+                _import_file(Path(key)) if _is_file(plugin) else importlib.import_module(plugin)
+            )
         except Exception as error:
             if isinstance(error, ModuleNotFoundError) and error.name == plugin.split(".")[0]:
                 raise PluginError(f"plugin {plugin}: no such file or module") from error
@@ -78,10 +77,8 @@ def announce(plugins: list[str]) -> None:
     known = [each for each in os.environ.get(VARIABLE, "").split(os.pathsep) if each]
     for plugin in plugins:
         load_plugin(plugin)
-        is_file = plugin.endswith(".py") or os.sep in plugin
-        plugin = str(Path(plugin).expanduser().resolve()) if is_file else plugin
-        if plugin not in known:
-            known.append(plugin)
+        if _absolute(plugin) not in known:
+            known.append(_absolute(plugin))
     if known:
         os.environ[VARIABLE] = os.pathsep.join(known)
 
@@ -104,6 +101,15 @@ def only(files: Mapping[str, Path]) -> Iterator[None]:
     finally:
         for registry, things in before:
             registry.restore(things)
+
+
+def _is_file(plugin: str) -> bool:
+    return plugin.endswith(".py") or os.sep in plugin
+
+
+def _absolute(plugin: str) -> str:
+    """A plugin as every process finds it: a file's whole path, or a module's name."""
+    return str(Path(plugin).expanduser().resolve()) if _is_file(plugin) else plugin
 
 
 def source_of(thing: object) -> Path | None:
@@ -139,12 +145,12 @@ def _import_file(path: Path) -> ModuleType:
 @contextmanager
 def _all_or_nothing() -> Iterator[None]:
     """A plugin that fails half-way leaves nothing registered."""
-    before = [(registry, set(registry.registered())) for registry in Registry.instances]
+    before = [(registry, registry.contents()) for registry in Registry.instances]
     try:
         yield
     except BaseException:
-        for registry, names in before:
-            registry.forget(registry.registered() - names)
+        for registry, things in before:
+            registry.restore(things)
         raise
 
 

@@ -18,13 +18,18 @@ class DuplicateNameError(ValueError):
     """A name that is already taken."""
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, else all of them."""
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The known name that an unknown one was meant for: `optimizer.lr` for lr; None if none is."""
     known = sorted(names)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(known) or 'none'}"
+    endings = [each for each in known if each.endswith(f".{name}")]
+    return next(iter(endings or difflib.get_close_matches(str(name), known, 1, 0.5)), None)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint for an unknown name: the closest known one, else all of them."""
+    known = sorted(names)
+    meant = closest(name, known)
+    return f"did you mean {meant!r}?" if meant else f"known: {', '.join(known) or 'none'}"
 
 
 class Registry(Generic[T]):
@@ -66,6 +71,24 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def register_class(self, name: str, base: type) -> Callable[[T], T]:
+        """As `register`, for classes: they know their name, as `registered_name`.
+
+        Raises:
+            DuplicateNameError, ValueError: as for `register`.
+            TypeError: what is decorated is no subclass of `base`.
+        """
+
+        def decorate(cls: T) -> T:
+            if not (isinstance(cls, type) and issubclass(cls, base)):
+                what = f"a subclass of cellzoo.{base.__name__}"
+                raise TypeError(f"{self.kind} {name!r} must be {what}")
+            self.register(name)(cls)
+            cls.registered_name = name  # type: ignore[attr-defined]
+            return cls
+
+        return decorate
+
     def __getitem__(self, name: str) -> T:
         _discover()
         try:
@@ -79,10 +102,6 @@ class Registry(Generic[T]):
         _discover()
         return sorted(fnmatch.filter(self._things, pattern))
 
-    def registered(self) -> set[str]:
-        """The names registered so far."""
-        return set(self._things)
-
     def contents(self) -> dict[str, T]:
         """What is registered so far, by name."""
         return dict(self._things)
@@ -92,7 +111,7 @@ class Registry(Generic[T]):
         self._things = dict(things)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Take names out again: what a plugin that failed half-way had registered."""
+        """Take names out again."""
         for name in names:
             self._things.pop(name, None)
 

@@ -17,7 +17,7 @@ from cellzoo.cells.base import GatedCell, GateWeights, cell_class, positive
 from cellzoo.engines import purity
 from cellzoo.inits import Init
 from cellzoo.options import option_specs
-from cellzoo.registry import nearest
+from cellzoo.registry import closest
 
 
 class RNN(nn.Module):
@@ -74,9 +74,8 @@ class RNN(nn.Module):
         super().__init__()
         kind = cell_class(cell)
         for name in options.keys() - option_specs(kind).keys():
-            hint = nearest(name, inspect.signature(RNN).parameters)
-            if hint.startswith("did you mean"):  # else the cell says what it has
-                raise TypeError(f"RNN has no argument {name!r}: {hint}")
+            if meant := closest(name, inspect.signature(RNN).parameters):  # else the cell says it
+                raise TypeError(f"RNN has no argument {name!r}: did you mean {meant!r}?")
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)

@@ -25,11 +25,11 @@ def _forget_plugins(monkeypatch):
     from cellzoo import plugins
     from cellzoo.registry import Registry
 
-    before = [(registry, registry.registered()) for registry in Registry.instances]
+    before = [(registry, registry.contents()) for registry in Registry.instances]
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
     yield
-    for registry, names in before:
-        registry.forget(registry.registered() - names)
+    for registry, things in before:
+        registry.restore(things)
 
 
 WRONG_INPUT = {

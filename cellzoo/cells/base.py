@@ -493,14 +493,7 @@ def register_cell(name: str) -> Any:
         TypeError: what is decorated is not a GatedCell.
     """
 
-    def decorate(cell: type[GatedCell]) -> type[GatedCell]:
-        if not (isinstance(cell, type) and issubclass(cell, GatedCell)):
-            raise TypeError(f"cell {name!r} must be a subclass of cellzoo.GatedCell")
-        cells.register(name)(cell)
-        cell.registered_name = name
-        return cell
-
-    return decorate
+    return cells.register_class(name, GatedCell)
 
 
 def list_cells(pattern: str = "*") -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from cellzoo.registry import nearest
 
 
 class CompareError(ValueError):
@@ -12,8 +13,4 @@ class CompareError(ValueError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> CompareError:
     """The error for a name that does not exist: names the nearest one that does."""
-    known = sorted(known)
-    nearest = [each for each in known if each.endswith(f".{name}")]  # lr for optimizer.lr
-    nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    return CompareError(f"no {kind} {name!r}; {hint}")
+    return CompareError(f"no {kind} {name!r}; {nearest(name, known)}")

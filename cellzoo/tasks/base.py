@@ -196,14 +196,7 @@ def register_task(name: str) -> Any:
         TypeError: what is decorated is not a Task.
     """
 
-    def decorate(task: type[Task]) -> type[Task]:
-        if not (isinstance(task, type) and issubclass(task, Task)):
-            raise TypeError(f"task {name!r} must be a subclass of cellzoo.Task")
-        tasks.register(name)(task)
-        task.registered_name = name
-        return task
-
-    return decorate
+    return tasks.register_class(name, Task)
 
 
 def list_tasks(pattern: str = "*") -> list[str]:
