@@ -101,6 +101,13 @@ def _node(group: str, name: str, options: Mapping[str, Any]) -> Any:
     return dataclasses.make_dataclass(f"{group}_{name}", fields)
 
 
+def groups() -> dict[str, list[str]]:
+    """The config groups and their choices: what is registered, and the folders of conf/."""
+    folders = {path.name: [f.stem for f in path.glob("*.yaml")] for path in conf_folder().iterdir()}
+    in_conf = {group: names for group, names in folders.items() if names}
+    return in_conf | {"cell": cells.names(), "init": inits.names(), "task": tasks.names()}
+
+
 def check_overrides(overrides: list[str], sweeping: bool) -> None:
     """Refuse, in one line, what is no override, and a choice that does not exist.
 
@@ -111,9 +118,7 @@ def check_overrides(overrides: list[str], sweeping: bool) -> None:
     Raises:
         ConfigError: which override is wrong, and what is near.
     """
-    choices = {path.name: [f.stem for f in path.glob("*.yaml")] for path in conf_folder().iterdir()}
-    known = {"cell": cells.names(), "init": inits.names(), "task": tasks.names()}
-    known |= {group: names for group, names in choices.items() if names and group != "hydra"}
+    known = groups()
     for each in overrides:
         if "=" not in each and not each.startswith("~"):
             raise ConfigError(f"an override is KEY=VALUE, not {each!r}")

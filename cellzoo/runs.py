@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 import yaml
 
+from cellzoo.files import write_whole
 from cellzoo.model import SequenceModel
 from cellzoo.plugins import only
 from cellzoo.rnn import RNN
@@ -32,25 +32,13 @@ class RunError(RuntimeError):
     """A directory that holds no run, another run, or one that is not done."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda target: target.write_text(text))
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     """Write result.json."""
-    write_whole(directory / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    _write_text(directory / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
@@ -108,10 +96,10 @@ def begin(directory: Path, config: Mapping[str, Any]) -> int:
         for path in remains:
             shutil.move(path, kept / path.name)
         number += 1
-    write_whole(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    _write_text(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
     for kind, plugin in config.get("plugins", {}).items():
         source = Path(plugin["file"])
-        write_whole(_kept(directory, kind, plugin), source.read_text())
+        _write_text(_kept(directory, kind, plugin), source.read_text())
     return number
 
 

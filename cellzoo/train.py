@@ -57,7 +57,7 @@ def train(
     if main:
         write_result(directory, result)
     loggers: list[Any] = []
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     start = time.perf_counter()
     try:
         with _library_talk_into(directory / "train.log" if main else None):
@@ -83,7 +83,7 @@ def train(
         result["metrics"] = {
             k: v if math.isfinite(v) else None for k, v in result["metrics"].items()
         }
-        torch.use_deterministic_algorithms(deterministic)  # the next job may not ask for it
+        torch.set_deterministic_debug_mode(deterministic)  # the next job may not ask for it
         if main:
             write_result(directory, result)  # before W&B has its say: files are the truth
         finish(loggers, result, directory)

@@ -36,10 +36,10 @@ def read_runs(directory: str | Path) -> pandas.DataFrame:
             f"no result.json below {directory}; give the directory of a run or sweep, "
             "as runs/<name> after `cellzoo sweep name=<name>`"
         )
-    return frame_of_runs(by_version(rows))
+    return frame_of_runs(rows)
 
 
-def by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs of a cell whose code was edited between them, told apart: `cell@<its code's hash>`.
 
     Runs of two versions are not runs of one cell.
@@ -65,7 +65,16 @@ def read_curves(runs: pandas.DataFrame | Iterable[str | Path], metric: str) -> p
 
 
 def frame_of_runs(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    """Rows with differing keys as one frame, what identifies a run in front."""
+    """Rows with differing keys as one frame, what identifies a run in front.
+
+    A run that Ctrl-C ended, which says nothing about its cell, is "interrupted" here.
+    """
+    rows = [
+        {**row, "status": "interrupted"}
+        if (row["status"], row.get("reason")) == ("failed", "interrupted")
+        else row
+        for row in _by_version(rows)
+    ]
     first = ["directory", "status", "reason", "cell", "init", "task", "hidden_size", "seed"]
     first += [column for column in RESULT_COLUMNS if column not in first]
     rest = dict.fromkeys(key for row in rows for key in row if key not in first)
@@ -105,8 +114,6 @@ def _read_run(directory: Path) -> dict[str, Any]:
     row = {key: value for key, value in config.items() if key not in RESULT_COLUMNS}
     row |= {key: result.get(key) for key in (*RESULT_COLUMNS, *ALWAYS)}
     row["directory"] = str(directory)
-    if result["status"] == "failed" and result.get("reason") == "interrupted":
-        row["status"] = "interrupted"  # by Ctrl-C: says nothing about the cell
     return row | _metrics(result.get("metrics"), path)
 
 

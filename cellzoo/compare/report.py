@@ -13,12 +13,12 @@ from rich.console import Console
 from cellzoo.compare import metrics, plots
 from cellzoo.compare.baseline import baseline_values
 from cellzoo.compare.errors import CompareError, unknown
-from cellzoo.compare.files import write_whole
 from cellzoo.compare.groups import Group, group_runs, one_monitor, require, split_tasks
 from cellzoo.compare.keys import resolve
 from cellzoo.compare.read import read_curves, read_runs
 from cellzoo.compare.select import select_runs
 from cellzoo.compare.table import Table, build_table, print_table
+from cellzoo.files import write_whole
 
 #: What can be compared besides metrics.
 METRIC_COLUMNS = ("parameters", "seconds", "steps", "steps_per_second")

@@ -11,7 +11,7 @@ import pandas
 
 from cellzoo.compare.errors import CompareError
 from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
-from cellzoo.compare.read import ALWAYS, STATUSES, WHEN_DONE, by_version, frame_of_runs
+from cellzoo.compare.read import ALWAYS, STATUSES, WHEN_DONE, frame_of_runs
 
 #: For runs that stopped before they could record a status.
 STATUS_OF_STATE = {"running": "running", "pending": "running", "finished": "done"}
@@ -29,7 +29,7 @@ def read_wandb_runs(path: str, group: str | None = None) -> pandas.DataFrame:
     if not rows:
         where = f"{path}, group {group}" if group else path
         raise CompareError(f"no runs in W&B under {where}")
-    return frame_of_runs(by_version(rows))
+    return frame_of_runs(rows)
 
 
 def read_wandb_curves(runs: pandas.DataFrame, metric: str) -> pandas.DataFrame:
@@ -77,8 +77,6 @@ def _row(run: Any) -> dict[str, Any]:
     summary = run.summary_metrics
     names = ("seconds", "parameters", "steps", "steps_per_second", "reason")
     row = config | {name: summary[name] for name in names if summary.get(name) is not None}
-    if status == "failed" and config.get("reason") == "interrupted":
-        status = "interrupted"  # as in run directories
     row |= {"directory": place, "status": status}
     row |= {name: row.get(name) for name in RESULT_COLUMNS} | _metrics(summary)
     required = (*ALWAYS, *WHEN_DONE) if status == "done" else ALWAYS

@@ -27,6 +27,7 @@ from cellzoo.config import (
     conf_folder,
     explain,
     flatten,
+    groups,
     identity,
     parse,
     resolved,
@@ -201,22 +202,20 @@ def _errors_pass_through() -> Iterator[None]:
 
 def _known_keys(overrides: list[str]) -> list[str]:
     """The keys of the config with the groups that were chosen."""
-    chosen = []
-    for override in parse(overrides):
-        if "." not in override.key_or_group and not override.is_sweep_override():
-            chosen.append(str(override.input_line))
+    known = groups()
+    chosen = [
+        str(override.input_line)
+        for override in parse(overrides)
+        if override.key_or_group in known and not override.is_sweep_override()
+    ]
     with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
         try:
-            config = compose("config", [c for c in chosen if c.split("=")[0] in _groups()])
+            config = compose("config", chosen)
         except (HydraException, OmegaConfBaseException):
             config = compose("config")
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     return [*flatten(plain), *(str(key) for key in plain)]
-
-
-def _groups() -> set[str]:
-    return {"cell", "init", "task", *(p.name for p in conf_folder().iterdir() if p.is_dir())}
 
 
 def _axes(arguments: list[str]) -> tuple[list[str], int]:

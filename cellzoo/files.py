@@ -14,6 +14,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # a name that outlives a crash must not outlive its contents
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
