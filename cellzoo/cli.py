@@ -37,13 +37,13 @@ class UsageError(ValueError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 where a run failed, 2 for wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     common.add_argument("--plugin", action="append", default=[])
     common.add_argument("--debug", action="store_true")
     try:
         said, rest = common.parse_known_args(arguments)
-    except SystemExit:
-        return 2
+    except argparse.ArgumentError as error:
+        return _say(str(error), 2)
     debug = said.debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         if not rest or rest[0] in ("-h", "--help"):

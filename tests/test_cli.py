@@ -65,6 +65,7 @@ WRONG_INPUT = {
     "train --plugin nope.py": "plugin nope.py is not there",
     "train --plugin no_such_module": "plugin no_such_module: no such file or module",
     "train hidden_size": "hidden_size",
+    "cells --plugin": "argument --plugin: expected one argument",
     "train --hlep": "unknown flag '--hlep': did you mean '--help'?",
     "sweep seed=0,1 trainer=ddp": "cannot be one of several ranks",
     "cells lstmm": "unknown cell 'lstmm': did you mean 'lstm'?",

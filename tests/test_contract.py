@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 import torch
+from commands import LEAKY
 from helpers import (
     F64,
     assert_packed_is_alone,
@@ -853,24 +854,6 @@ def test_states_of_different_widths_in_different_layers_are_refused():
 
 # -- the example of the README -----------------------------------------------------------------
 
-LEAKY = '''
-from torch import sigmoid, tanh
-
-from cellzoo import GatedCell, register_cell
-
-
-@register_cell("leaky_lstm_of_a_test")
-class LeakyLSTM(GatedCell):
-    """c = f c + i g;  h = lam h + (1 - lam) o tanh(c)"""
-    gates = ("i", "f", "g", "o")
-    states = ("h", "c")
-
-    def update(self, a, s):
-        c = sigmoid(a.f) * s.c + sigmoid(a.i) * tanh(a.g)
-        h = 0.9 * s.h + 0.1 * sigmoid(a.o) * tanh(c)
-        return h, c
-'''
-
 
 def leaky(p, x, h, c):
     wx = linear(x, p.weight_ih, p.bias_ih) + linear(h, p.weight_hh, p.bias_hh)
@@ -882,7 +865,7 @@ def leaky(p, x, h, c):
 
 def test_a_cell_in_a_file_of_its_own(tmp_path):
     path = tmp_path / "leaky.py"
-    path.write_text(LEAKY)
+    path.write_text(LEAKY.replace("leaky_lstm", "leaky_lstm_of_a_test"))
     spec = importlib.util.spec_from_file_location("leaky_of_a_test", path)
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -106,10 +106,9 @@ class _Sequence(torch.autograd.Function):
         ctx.made, ctx.sizes = made, sizes
         ctx.early = [c[2] for c in chunks]
         ctx.save_for_backward(*tensors, *of_states)
-        # A tensor of its own where the output is a state: they are returned side by side.
-        return output.clone() if output is of_states[0] else output, *(
-            s[-1].clone() for s in of_states
-        )
+        # Copies: what is returned must not share memory with what is saved.
+        finals = [state[-1].clone() for state in of_states]
+        return output.clone() if output is of_states[0] else output, *finals
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
