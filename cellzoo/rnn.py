@@ -19,6 +19,8 @@ from cellzoo.inits import Init
 from cellzoo.options import option_specs
 from cellzoo.registry import closest
 
+Layers = list[list[GatedCell]]
+
 
 class RNN(nn.Module):
     """A cell run through time: layers, directions, packed input.
@@ -153,9 +155,7 @@ class RNN(nn.Module):
 
     def initial_state(self, batch: int) -> Any:
         """The state that `forward` starts from: (layers · directions, batch, H), or a tuple."""
-        cells = [cell for layer in self._layers() for cell in layer]
-        states = zip(*(cell.initial_state(batch) for cell in cells), strict=True)
-        return cells[0].as_given(tuple(torch.stack(parts) for parts in states))
+        return self._given(self._initial_states(self._layers(), batch))
 
     def forward(
         self, x: Tensor | PackedSequence, state: Any = None, dt: Tensor | None = None
@@ -191,9 +191,10 @@ class RNN(nn.Module):
         elif self.batch_first:
             x = x.transpose(0, 1)
             dt = None if dt is None else dt.transpose(0, 1)
-        self._check_x(x)
-        states = self._states(state, x.shape[1], unbatched)
-        output, final = self._run(x, states, None, dt)
+        layers = self._layers()
+        self._check_x(x, layers)
+        states = self._states(state, x.shape[1], unbatched, layers)
+        output, final = self._run(layers, x, states, None, dt)
         if unbatched:
             return output.squeeze(1), self._given([s.squeeze(1) for s in final])
         return output.transpose(0, 1) if self.batch_first else output, self._given(final)
@@ -227,17 +228,23 @@ class RNN(nn.Module):
                 text += f", {name}={cell.options[name]!r}"
         return text + (f", init={self.init.name}" if self.init.name != "torch" else "")
 
-    def _layers(self) -> list[list[GatedCell]]:
+    def _layers(self) -> Layers:
+        """Each layer's cells by direction, bound to the parameters."""
         directions = (False, True) if self.bidirectional else (False,)
         return [[self.cell(i, reverse) for reverse in directions] for i in range(self.num_layers)]
 
     def _run(
-        self, x: Tensor, states: list[Tensor], batch_sizes: Tensor | None, dt: Tensor | None
+        self,
+        layers: Layers,
+        x: Tensor,
+        states: list[Tensor],
+        batch_sizes: Tensor | None,
+        dt: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """All layers over time-first x; states are (layers · directions, B, width) each."""
         by_cell = list(zip(*(state.unbind(0) for state in states), strict=True))
         finals: list[tuple[Tensor, ...]] = []
-        for number, layer in enumerate(self._layers()):
+        for number, layer in enumerate(layers):
             if number and self.dropout and self.training:
                 x = dropout(x, self.dropout)
             engine, why = engines.choose(self.engine, layer, x, batch_sizes, dt)
@@ -261,30 +268,35 @@ class RNN(nn.Module):
                 f"batch_sizes must not grow and must sum to the {len(x)} rows of the packed data; "
                 f"they sum to {int(batch_sizes.sum())}"
             )
-        self._check_x(x, steps=len(batch_sizes))
-        states = self._states(state, int(batch_sizes[0]), unbatched=False)
+        layers = self._layers()
+        self._check_x(x, layers, steps=len(batch_sizes))
+        states = self._states(state, int(batch_sizes[0]), False, layers)
         if sorted_indices is not None:
             states = [s.index_select(1, sorted_indices) for s in states]
-        output, final = self._run(x, states, batch_sizes, dt)
+        output, final = self._run(layers, x, states, batch_sizes, dt)
         if unsorted_indices is not None:
             final = [s.index_select(1, unsorted_indices) for s in final]
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self._given(final)
 
-    def _check_x(self, x: Tensor, steps: int | None = None) -> None:
+    def _check_x(self, x: Tensor, layers: Layers, steps: int | None = None) -> None:
         if (len(x) if steps is None else steps) == 0:
             raise ValueError("expected a sequence of at least one step")
         if x.shape[-1] != self.input_size:
             raise ValueError(f"x's last dimension must be {self.input_size}, not {x.shape[-1]}")
-        self.cell().check_dtype(x)
+        layers[0][0].check_dtype(x)
 
     def _like(self) -> Tensor:
         return next(self.parameters())
 
-    def _states(self, state: Any, batch: int, unbatched: bool) -> list[Tensor]:
+    def _initial_states(self, layers: Layers, batch: int) -> list[Tensor]:
+        """Each state's initial value for all layers and directions."""
+        each = (cell.initial_state(batch) for layer in layers for cell in layer)
+        return [torch.stack(parts) for parts in zip(*each, strict=True)]
+
+    def _states(self, state: Any, batch: int, unbatched: bool, layers: Layers) -> list[Tensor]:
         """The initial states as a list, each checked."""
-        initial = self.initial_state(batch)
-        expected = [initial] if isinstance(initial, Tensor) else [*initial]
+        expected = self._initial_states(layers, batch)
         if state is None:
             return expected
         shape = "(layers · directions, batch, width)"
