@@ -23,7 +23,7 @@ from test_contract import CASES, STACKS, build
 
 from cellzoo import RNN, list_cells
 from cellzoo.engines import CompileError, EngineError
-from cellzoo.engines.compiled import STEPS, artifacts
+from cellzoo.engines.compiled import programs as made
 
 # The cells whose states are whole or complex numbers, which this engine declines.
 DECLINED = {"StepIndex", "ComplexState"}
@@ -38,11 +38,11 @@ CELLS = [*OURS, *OPTIONS, *(c for c in CASES if c.id not in DECLINED)]
 
 @pytest.fixture
 def _as_plain_functions(monkeypatch):
-    monkeypatch.setattr(artifacts, "COMPILE", False)
-    monkeypatch.setattr(artifacts, "_programs", {})
+    monkeypatch.setattr(made, "COMPILE", False)
+    monkeypatch.setattr(made, "_programs", {})
 
 
-def both(cell, options, stack, steps=2 * STEPS + 1, batch=2):
+def both(cell, options, stack, steps=9, batch=2):
     """Everything that a run gives, gradients included, by the loop and compiled."""
     results = []
     for engine in ("loop", "compiled"):
@@ -77,7 +77,7 @@ def test_packed(cell, step, options):
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
-@given(steps=st.integers(1, 3 * STEPS), batch=st.integers(0, 3), bias=st.booleans())
+@given(steps=st.integers(1, 12), batch=st.integers(0, 3), bias=st.booleans())
 @settings(max_examples=20)
 def test_any_length_and_batch(steps, batch, bias):
     loop, compiled = both("peephole_lstm", {"bias": bias}, {}, steps, batch)
@@ -128,7 +128,7 @@ def test_declines_with_a_reason():
 @pytest.fixture
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(artifacts, "_programs", {})
+    monkeypatch.setattr(made, "_programs", {})
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_compiled_for_real_at_several_sizes(cell):
             inputs |= dict(rnn.named_parameters())
             results.append(everything(*rnn(x, in_form(state)), inputs))
         assert_same(results[1], results[0], atol=1e-9)
-        (programs,) = artifacts._programs.values()
+        (programs,) = made._programs.values()
     # One pair of programs served all sizes; the first length asked for a shorter chunk besides.
     assert [len(each) for each in programs._programs.values()] == [2, 2]
 
@@ -203,6 +203,6 @@ def test_no_compiler_is_said(monkeypatch):
     def no_compiler(*arguments):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(artifacts, "_compile", no_compiler)
+    monkeypatch.setattr(made, "_compile", no_compiler)
     with pytest.raises(CompileError, match="FileNotFoundError: no C"):
         RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))

@@ -1,7 +1,7 @@
-"""Any cell at fused speed: its steps compiled, several at a time.
+"""Any cell at fused speed: its steps compiled into one loop over time, forward and backward.
 
-The input projection is one product before the loop; the loop's chunks are compiled from the
-author's update, forward and backward; each weight's gradient is one product after the loop.
+The input projection is one product before the loop; the loop is compiled from the author's
+update; each weight's gradient is one product after the loop.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.compiled.artifacts import Programs, programs
+from cellzoo.engines.compiled.programs import Programs, programs_of
+from cellzoo.engines.compiled.steps import grouped, loop
 from cellzoo.engines.packing import States, run_directions, run_segments
-
-STEPS = 4  # in a chunk: more is little faster and compiles much longer
 
 
 def declines(
@@ -65,123 +64,72 @@ def _run_direction(
     """One direction: packed input as runs of equal batch size."""
     cell = cell.prepare()
     projected = cell.project_sequence(x, dt)
-    dense = partial(_run_dense, programs(cell, tuple(projected)), cell, reverse)
+    made = programs_of(cell, tuple(projected))
+    dense = partial(_run_dense, made, made.steps.inputs_of(cell), reverse)
     if batch_sizes is None:
         return dense(list(projected.values()), initial)
     return run_segments(list(projected.values()), initial, batch_sizes, reverse, dense)
 
 
 def _run_dense(
-    made: Programs, cell: GatedCell, reverse: bool, projected: Sequence[Tensor], initial: States
+    made: Programs,
+    constants: list[list[Tensor]],
+    reverse: bool,
+    projected: Sequence[Tensor],
+    initial: States,
 ) -> tuple[Tensor, States]:
-    projected = [tensor.flip(0) if reverse else tensor for tensor in projected]
-    weights, biases = made.chunk.weights_of(cell)
-    groups = [projected, initial, weights, biases, made.chunk.extras_of(cell)]
+    groups = [[t.flip(0) for t in projected] if reverse else projected, initial, *constants]
     sizes = [len(group) for group in groups]
-    output, *final = _Sequence.apply(made, sizes, *(tensor for group in groups for tensor in group))
+    kind = initial[0].device.type
+    with torch.autocast(kind, enabled=False):  # the steps say themselves what is cast
+        output, *final = _Sequence.apply(made, sizes, *(t for group in groups for t in group))
     return output.flip(0) if reverse else output, tuple(final)
 
 
-def _grouped(tensors: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    left = iter(tensors)
-    return [[next(left) for _ in range(size)] for size in sizes]
-
-
 class _Sequence(torch.autograd.Function):
-    """A sequence in chunks: keeps the states and the early products, and nothing else."""
+    """A whole sequence: keeps the states before each step and the early products, no more."""
 
     @staticmethod
     def forward(ctx: Any, made: Programs, sizes: list[int], *tensors: Tensor) -> Any:
-        projected, initial, weights, biases, extras = _grouped(tensors, sizes)
-        length, states = len(projected[0]), [state.contiguous() for state in initial]
-        projected = [tensor.contiguous() for tensor in projected]
-        chunks = []
-        for start in range(0, length, STEPS):
-            part = [tensor[start : start + STEPS] for tensor in projected]
-            chunk = made.forward(part, states, weights, biases, extras)
-            chunks.append(chunk)
-            states = [tensor[-1] for tensor in chunk[0]]
-        of_states = [torch.cat(parts) for parts in zip(*(c[0] for c in chunks), strict=True)]
-        output = torch.cat([c[1][0] for c in chunks]) if chunks[0][1] else of_states[0]
+        tensors = tuple(tensor.contiguous() for tensor in tensors)
+        found = made.forward(*grouped(tensors, *sizes))
+        number = made.steps.states
+        final, kept, output = found[:number], found[number:], found[2 * number]
+        del kept[number]
         ctx.made, ctx.sizes = made, sizes
-        ctx.early = [c[2] for c in chunks]
-        ctx.save_for_backward(*tensors, *of_states)
-        # Copies: what is returned must not share memory with what is saved.
-        finals = [state[-1].clone() for state in of_states]
-        return output.clone() if output is of_states[0] else output, *finals
+        ctx.save_for_backward(*tensors, *kept)
+        return output, *final
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         made, sizes = ctx.made, ctx.sizes
-        inputs, after = ctx.saved_tensors[: sum(sizes)], ctx.saved_tensors[sum(sizes) :]
+        steps, number = made.steps, made.steps.states
+        inputs, kept = ctx.saved_tensors[: sum(sizes)], ctx.saved_tensors[sum(sizes) :]
         if torch.is_grad_enabled():  # create_graph: a second derivative goes through the loop
             return None, None, *_replay(made, sizes, inputs, gradients)
-        projected, initial, weights, biases, extras = _grouped(inputs, sizes)
-        chunk = made.chunk
-        of_outputs, states_gradient = gradients[0].contiguous(), list(gradients[1:])
-        states_gradient = [gradient.contiguous() for gradient in states_gradient]
-        found: list[Any] = []
-        of_extras = [torch.zeros_like(extra) for extra in extras]
-        for number, start in reversed(list(enumerate(range(0, len(projected[0]), STEPS)))):
-            steps = slice(start, start + STEPS)
-            before = [s[start - 1] for s in after] if start else [s.contiguous() for s in initial]
-            *parts, states_gradient, sums = made.backward(
-                [tensor[steps].contiguous() for tensor in projected], ctx.early[number], before,
-                [s[steps] for s in after], of_outputs[steps], states_gradient,
-                weights, biases, extras,
-            )  # fmt: skip
-            found.append(parts)
-            of_extras = [a + b for a, b in zip(of_extras, sums, strict=True)]
-        of_projected, of_early, of_late, operands = (
-            [torch.cat(each) for each in zip(*part, strict=True)]
-            for part in zip(*reversed(found), strict=True)
+        projected, _, weights, biases, extras = grouped(inputs, *sizes)
+        before, early = list(kept[:number]), list(kept[number:])
+        output, *final = (gradient.contiguous() for gradient in gradients)
+        found = made.backward(projected, before, early, [output], final, weights, biases, extras)
+        late = len(steps.late)
+        first, of_extras, of_projected, of_products, operands = grouped(
+            found, number, len(extras), len(projected), len(early) + late, late
         )
-        previous = [
-            torch.cat([i.unsqueeze(0), s[:-1]]) for i, s in zip(initial, after, strict=True)
-        ]
-        operands = [chunk.operand(names, previous) for names in chunk.early] + operands
-        of_weights, of_biases = _after_the_loop(
-            chunk, weights, biases, operands, of_early + of_late
-        )
-        every = [*of_projected, *states_gradient, *of_weights, *of_biases, *of_extras]
+        operands = [*(steps.operand(names, before) for names in steps.early), *operands]
+        of_weights, of_biases = steps.after_the_loop(weights, biases, operands, of_products)
+        every = [*of_projected, *first, *of_weights, *of_biases, *of_extras]
         wanted = ctx.needs_input_grad[2:]
         return None, None, *(g if want else None for g, want in zip(every, wanted, strict=True))
 
 
-def _after_the_loop(
-    chunk: Any, weights: Any, biases: Any, operands: Any, gradients: Any
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradients of the weights and biases: one product each, over all steps."""
-    of_weights, of_biases = [], []
-    names = [*chunk.early, *chunk.late]
-    pairs = chunk._pairs(weights, biases)
-    for name, (weight, bias), v, gradient in zip(names, pairs, operands, gradients, strict=True):
-        v, gradient = v.flatten(0, 1), gradient.flatten(0, 1)
-        if weight.dim() == 2 and v.shape[-1] == weight.shape[-1]:
-            of_weights.append(gradient.T @ v)
-        else:  # diagonal, heads
-            with torch.enable_grad():
-                leaf = weight.detach().requires_grad_()
-                product = chunk.product(chunk.cell, name, v, leaf)
-            of_weights.append(torch.autograd.grad(product, leaf, gradient)[0])
-        if bias is not None:
-            of_biases.append(gradient.sum(0))
-    return of_weights, of_biases
-
-
 def _replay(made: Programs, sizes: Any, inputs: Any, gradients: Any) -> list[Tensor | None]:
     """The gradients by the plain loop, themselves with a graph."""
-    projected, states, weights, biases, extras = _grouped(inputs, sizes)
-    cell = made.chunk.restored(states, weights, biases, extras)
-    outputs = []
-    names = made.chunk.projected
-    for now in zip(*(tensor.unbind(0) for tensor in projected), strict=True):
-        step = cell.advance(dict(zip(names, now, strict=True)), tuple(states))
-        states = list(step.states)
-        outputs.append(step.output)
+    number = made.steps.states
+    found = made.steps.forward(loop, *grouped(inputs, *sizes))
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = torch.autograd.grad(
-        [torch.stack(outputs), *states], wanted, gradients, create_graph=True, allow_unused=True
-    )
-    left = iter(found)
+    slopes = torch.autograd.grad(
+        [found[2 * number], *found[:number]], wanted, gradients, create_graph=True,
+        allow_unused=True,
+    )  # fmt: skip
+    left = iter(slopes)
     return [next(left) if tensor.requires_grad else None for tensor in inputs]
