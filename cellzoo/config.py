@@ -29,7 +29,7 @@ from cellzoo.registry import closest, nearest
 from cellzoo.tasks import tasks
 
 # What does not change a run's result: where it lies, what it is logged to, and the machine.
-NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins")
+NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins", "checkpoint_steps")
 NOT_IDENTITY_TRAINER = ("accelerator", "devices", "strategy", "log_every_n_steps")
 
 
@@ -48,6 +48,7 @@ class Schema:
     bidirectional: bool = False
     dropout: float = 0.0
     engine: str = "auto"
+    checkpoint_steps: Optional[int] = None  # noqa: UP045
     cell: Any = None
     init: Any = None
     task: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,10 @@ class RNN(nn.Module):
         device, dtype: of the parameters.
         init: an init scheme: its name, or a mapping of `name`, options and `blocks` (see Init).
         forget_bias, chrono: see Init.
-        engine: "auto", or an engine by name ("native", "loop", "compiled"); see `explain`.
+        engine: "auto" (native where exact, else loop), or an engine by name ("native", "loop",
+            "compiled"); see `explain` and `settle_engine`.
+        checkpoint_steps: keep states for the backward pass only every so many steps, and compute
+            those between again: less memory for long sequences, and more time. None: keep all.
         options: the cell's own (`proj_size` of lstm, `nonlinearity` of elman, …).
 
     Parameters have torch.nn's flat names (`weight_ih_l0`, `bias_hh_l1_reverse`), and so have a
@@ -71,6 +75,7 @@ class RNN(nn.Module):
         forget_bias: float | None = None,
         chrono: float | None = None,
         engine: str = "auto",
+        checkpoint_steps: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -91,6 +96,9 @@ class RNN(nn.Module):
                           stacklevel=2)  # fmt: skip
         self.dropout = float(dropout)
         self.engine = engine
+        if checkpoint_steps is not None:
+            positive("checkpoint_steps", checkpoint_steps)
+        self.checkpoint_steps = checkpoint_steps
         self._ran: tuple[str, list[str]] | None = None
         self.init = Init.of(init, forget_bias, chrono)
         directions = 2 if bidirectional else 1
@@ -203,7 +211,39 @@ class RNN(nn.Module):
         """Which engine runs this, and why not a faster one; x: an input to ask it for."""
         if x is None:
             x = self._like().new_zeros(1, 1, self.input_size)
-        return self._in_words(*engines.choose(self.engine, self._layers()[0], x))
+        return self._in_words(*self._choose(self._layers()[0], x))
+
+    def settle_engine(self) -> list[str]:
+        """Have "auto" mean, from now on, the fastest engine here, compiled if need be, and tried.
+
+        It depends on the cell, its options, dtype and device, on whether autocast is on, and on
+        the machine; an engine asked for by name stays.
+
+        Returns:
+            Why it is no faster one, in one line each; nothing where it is the fastest.
+        """
+        why: list[str] = []
+        if self.engine != "auto":
+            return why
+        for candidate in engines.fastest(self.cell()):
+            try:
+                self.engine = candidate
+                self._try()
+                return why
+            except engines.EngineError as error:
+                self.engine = "auto"
+                why.append(str(error))
+        return why
+
+    def _try(self) -> None:
+        """A forward and a backward pass over two steps, without a trace."""
+        x = self._like().new_zeros(2, 2, self.input_size)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            output, _ = self(x)
+            wanted = [p for p in self.parameters() if p.requires_grad]
+            if wanted:
+                torch.autograd.grad(output.float().sum(), wanted, allow_unused=True)
+        self._ran = None
 
     @property
     def ran(self) -> str | None:
@@ -219,7 +259,8 @@ class RNN(nn.Module):
         cell = self._cells[0]
         text = f"{cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
-                    "bidirectional": False, "engine": "auto"}  # fmt: skip
+                    "bidirectional": False, "engine": "auto",
+                    "checkpoint_steps": None}  # fmt: skip
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
@@ -247,13 +288,24 @@ class RNN(nn.Module):
         for number, layer in enumerate(layers):
             if number and self.dropout and self.training:
                 x = dropout(x, self.dropout)
-            engine, why = engines.choose(self.engine, layer, x, batch_sizes, dt)
+            engine, why = self._choose(layer, x, batch_sizes, dt)
             self._ran = engine, why
             run = engines.ENGINES[engine].run
+            if self.checkpoint_steps is not None and torch.is_grad_enabled():
+                run = partial(run, checkpoint_steps=self.checkpoint_steps)
             initial = by_cell[number * len(layer) : (number + 1) * len(layer)]
             x, final = run(layer, x, initial, batch_sizes, dt)
             finals.extend(final)
         return x, [torch.stack(parts) for parts in zip(*finals, strict=True)]
+
+    def _choose(
+        self,
+        layer: list[GatedCell],
+        x: Tensor,
+        batch_sizes: Tensor | None = None,
+        dt: Tensor | None = None,
+    ) -> tuple[str, list[str]]:
+        return engines.choose(self.engine, layer, x, batch_sizes, dt, self.checkpoint_steps)
 
     def _forward_packed(
         self, packed: PackedSequence, state: Any, dt: Tensor | None

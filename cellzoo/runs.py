@@ -108,8 +108,17 @@ def _kept(directory: Path, kind: str, plugin: Mapping[str, Any]) -> Path:
     return directory / "plugins" / kind / Path(plugin["file"]).name
 
 
-def build_model(config: Mapping[str, Any], input_size: int, output_size: int, reads: Any) -> Any:
-    """The model that a resolved config describes, for a task of these sizes."""
+def build_model(
+    config: Mapping[str, Any],
+    input_size: int,
+    output_size: int,
+    reads: Any,
+    engine: str | None = None,
+) -> Any:
+    """The model that a resolved config describes, for a task of these sizes.
+
+    The engine is the config's unless given.
+    """
     cell, init = dict(config["cell"]), dict(config["init"])
     rnn = RNN(
         cell.pop("name"),
@@ -120,7 +129,8 @@ def build_model(config: Mapping[str, Any], input_size: int, output_size: int, re
         dropout=config["dropout"],
         bidirectional=config["bidirectional"],
         init=init,
-        engine=config["engine"],
+        engine=engine or config["engine"],
+        checkpoint_steps=config.get("checkpoint_steps"),
         **cell,
     )
     return SequenceModel(rnn, output_size, reads)

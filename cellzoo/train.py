@@ -19,8 +19,11 @@ import cellzoo
 from cellzoo.config import check_values, identity
 from cellzoo.learner import DivergedError, Learner
 from cellzoo.loggers import finish, is_main_process, make_loggers
-from cellzoo.runs import begin, build_model, write_result
+from cellzoo.runs import begin, build_model, read_result, write_result
 from cellzoo.tasks import Task, tasks
+
+# The parameters' dtype, where Lightning's precision says another than float32.
+DTYPES = {"64-true": torch.float64, "64": torch.float64, "bf16-true": torch.bfloat16}
 
 LIBRARIES = (
     "lightning",
@@ -37,6 +40,7 @@ def train(
     group: str | None = None,
     progress: bool = True,
     reraise: bool = False,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """Train, validate and test one model; what happened is in the run's directory.
 
@@ -46,6 +50,7 @@ def train(
         group: the sweep that it belongs to, if any.
         progress: whether to show a progress bar.
         reraise: whether an exception goes on once it is recorded.
+        engine: what "auto" was settled to be (`settle_engine`).
 
     Returns:
         The result as in result.json. Its status is "done"; "diverged" where a loss or gradient
@@ -61,7 +66,7 @@ def train(
     start = time.perf_counter()
     try:
         with _library_talk_into(directory / "train.log" if main else None):
-            _run(config, directory, group, progress, result, loggers)
+            _run(config, directory, group, progress, engine, result, loggers)
         result["status"] = "done"
     except DivergedError as error:
         result |= {"status": "diverged", "reason": str(error), "step": error.step}
@@ -103,6 +108,29 @@ def check(config: Mapping[str, Any]) -> None:
     task.examples("val", 0)
 
 
+def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list[str]]:
+    """The engine that "auto" is for this run: what an earlier attempt had, else the fastest here.
+
+    A cell that was never compiled on this machine is compiled.
+
+    Returns:
+        The engine, and why it is no faster one.
+    """
+    asked, before = config["engine"], read_result(directory)
+    if asked != "auto" or config["trainer"]["accelerator"] not in ("cpu", "auto"):
+        return asked, []
+    if before and before["identity"] == identity(config) and before.get("engine"):
+        return before["engine"].split()[0], []
+    task = _build_task(config)
+    rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
+    precision = str(config["trainer"]["precision"])
+    if (dtype := DTYPES.get(precision)) is not None:
+        rnn = rnn.to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        why = rnn.settle_engine()
+    return rnn.engine, why
+
+
 def _build_task(config: Mapping[str, Any]) -> Task:
     options = dict(config["task"])
     name = options.pop("name")
@@ -114,6 +142,7 @@ def _run(
     directory: Path,
     group: str | None,
     progress: bool,
+    engine: str | None,
     result: dict[str, Any],
     loggers: list[Any],
 ) -> None:
@@ -122,7 +151,7 @@ def _run(
     seed_everything(config["seed"], workers=True, verbose=False)
 
     task = _build_task(config)
-    model = build_model(config, task.input_size, task.output_size, task.reads)
+    model = build_model(config, task.input_size, task.output_size, task.reads, engine)
     learner = Learner(model, task, config["optimizer"], config["scheduler"])
     result |= {
         "monitor": task.monitor,

@@ -31,7 +31,16 @@ RESULT_COLUMNS = (
 
 #: Config that says where and how a run was executed, not what was trained: two runs that
 #: differ in nothing else are a fair pair.
-NOT_SETTINGS = ("name", "data", "engine", "launcher", "logger", "plugins", "wandb")
+NOT_SETTINGS = (
+    "name",
+    "data",
+    "engine",
+    "checkpoint_steps",
+    "launcher",
+    "logger",
+    "plugins",
+    "wandb",
+)
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

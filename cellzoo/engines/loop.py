@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.packing import RunningStates, States, run_directions
+from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
 
 
 def declines(
@@ -25,6 +25,7 @@ def run(
     states: Sequence[States],
     batch_sizes: Tensor | None = None,
     dt: Tensor | None = None,
+    checkpoint_steps: int | None = None,
 ) -> tuple[Tensor, list[States]]:
     """Run one layer, of one direction or two, through time.
 
@@ -34,40 +35,43 @@ def run(
         states: each direction's initial states, (B, width) each.
         batch_sizes: how many sequences are still running at each step; None: not packed.
         dt: elapsed times, of x's leading shape.
+        checkpoint_steps: see `packing.checkpointed`.
 
     Returns:
         The outputs, directions side by side in the last dimension, and the final states.
     """
-    return run_directions(layer, states, partial(_run_direction, x, batch_sizes, dt))
+    run = partial(_run_direction, x, batch_sizes, dt, checkpoint_steps)
+    return run_directions(layer, states, run)
 
 
 def _run_direction(
     x: Tensor,
     batch_sizes: Tensor | None,
     dt: Tensor | None,
+    checkpoint_steps: int | None,
     cell: GatedCell,
     initial: States,
     reverse: bool,
 ) -> tuple[Tensor, States]:
-    """One direction of `run`."""
+    """One direction of `run`: packed input as runs of equal batch size."""
     cell = cell.prepare()
     projected = cell.project_sequence(x, dt)  # the input's products, all steps at once
-    sizes = None if batch_sizes is None else batch_sizes.tolist()
-    # unbind, and split for packed rows: the gradient of x[t] would be as large as all of x.
-    steps = [
-        dict(zip(projected, step, strict=True))
-        for step in zip(
-            *(t.unbind(0) if sizes is None else t.split(sizes) for t in projected.values()),
-            strict=True,
-        )
-    ]
-    order = range(len(steps) - 1, -1, -1) if reverse else range(len(steps))
-    outputs: list[Tensor] = [x] * len(steps)
-    if sizes is None:
-        for t in order:
-            initial, outputs[t] = cell.advance(steps[t], initial)
-        return torch.stack(outputs), initial
-    running = RunningStates(initial, reverse)
-    for t in order:
-        running.now, outputs[t] = cell.advance(steps[t], running.resize(sizes[t]))
-    return torch.cat(outputs), running.final()
+    dense = checkpointed(
+        partial(_run_dense, cell, list(projected), reverse), checkpoint_steps, reverse
+    )
+    if batch_sizes is None:
+        return dense(list(projected.values()), initial)
+    return run_segments(list(projected.values()), initial, batch_sizes, reverse, dense)
+
+
+def _run_dense(
+    cell: GatedCell, names: list[str], reverse: bool, projected: list[Tensor], states: States
+) -> tuple[Tensor, States]:
+    # unbind: the gradient of x[t] would be as large as all of x.
+    each = zip(*(tensor.unbind(0) for tensor in projected), strict=True)
+    steps = [dict(zip(names, values, strict=True)) for values in each]
+    outputs = []
+    for step in reversed(steps) if reverse else steps:
+        states, output = cell.advance(step, states)
+        outputs.append(output)
+    return torch.stack(outputs[::-1] if reverse else outputs), states

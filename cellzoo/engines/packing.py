@@ -1,4 +1,4 @@
-"""What engines share: the directions of a layer, and a packed batch that shrinks over time."""
+"""What engines share: a layer's directions, a packed batch that shrinks, fewer saved states."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cellzoo.cells.base import GatedCell
 
 States = tuple[Tensor, ...]
+# One direction of dense input: projected tensors (T, B, …) and initial states to outputs and
+# final states.
+Run = Callable[[list[Tensor], States], tuple[Tensor, States]]
 
 
 def run_directions(
@@ -31,7 +35,7 @@ def run_segments(
     initial: States,
     batch_sizes: Tensor,
     reverse: bool,
-    run: Callable[[list[Tensor], States], tuple[Tensor, States]],
+    run: Run,
 ) -> tuple[Tensor, States]:
     """One direction of a packed batch by `run`, which takes dense input only.
 
@@ -55,6 +59,28 @@ def run_segments(
         output, running.now = run(dense, running.resize(sizes[k]))
         outputs[k] = output.flatten(0, 1)
     return torch.cat(outputs), running.final()
+
+
+def checkpointed(run: Run, steps: int | None, reverse: bool) -> Run:
+    """`run`, keeping for the backward pass only the states every `steps` steps.
+
+    Those between are computed again then: less memory for more time (Chen et al. 2016,
+    arXiv:1604.06174).
+    """
+    if steps is None:
+        return run
+
+    def in_pieces(tensors: list[Tensor], states: States) -> tuple[Tensor, States]:
+        pieces = list(zip(*(tensor.split(steps) for tensor in tensors), strict=True))
+        outputs = []
+        for piece in reversed(pieces) if reverse else pieces:
+            output, states = checkpoint(
+                run, list(piece), states, use_reentrant=False, preserve_rng_state=False
+            )
+            outputs.append(output)
+        return torch.cat(outputs[::-1] if reverse else outputs), states
+
+    return in_pieces
 
 
 class RunningStates:

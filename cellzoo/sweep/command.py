@@ -36,7 +36,7 @@ from cellzoo.config import (
 from cellzoo.loggers import is_main_process
 from cellzoo.registry import nearest
 from cellzoo.runs import RunError, read_config, read_result
-from cellzoo.train import check, train
+from cellzoo.train import check, settle_engine, train
 
 console = Console(highlight=False)
 
@@ -59,7 +59,8 @@ def one(arguments: list[str], debug: bool) -> int:
             check(settings)
             _refuse_finished(directory, settings)
             _print_config(settings, directory)
-        result = train(settings, directory, reraise=debug)
+        engine = _settled(settings, directory)
+        result = train(settings, directory, reraise=debug, engine=engine)
         results.append(result)
         if is_main_process():
             _print_summary(result, directory)
@@ -93,8 +94,9 @@ def many(arguments: list[str], debug: bool) -> int:
         result = read_result(directory)
         again = result is not None and result["status"] == "done"
         if result is None or not again:
+            engine = _settled(settings, directory)
             with console.status(escape(description)):
-                result = train(settings, directory, settings["name"], progress=False)
+                result = train(settings, directory, settings["name"], progress=False, engine=engine)
         results.append(result)
         # By validation: who tunes by a sweep must not be shown the test split.
         line = f"[{len(results)}/{total}] {description}  {_outcome(result)}"
@@ -104,6 +106,20 @@ def many(arguments: list[str], debug: bool) -> int:
     if results:
         _print_tally(results, arguments)
     return 0 if all(result["status"] == "done" for result in results) else 1
+
+
+def _settled(settings: Mapping[str, Any], directory: Path) -> str | None:
+    """What engine=auto is for this run; compiling its cell, where need be, is no part of it."""
+    cell = settings["cell"]["name"]
+    try:
+        with console.status(f"compiling {escape(cell)} where it never was"):
+            engine, why = settle_engine(settings, directory)
+    except Exception:  # a config that cannot be built: the run says so, and records it
+        return None
+    if is_main_process():
+        for reason in why:
+            console.print(f"[dim]{escape(f'engine {engine}: {reason}')}[/dim]", soft_wrap=True)
+    return engine
 
 
 def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[str]) -> None:

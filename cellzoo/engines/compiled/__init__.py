@@ -16,7 +16,7 @@ from torch import Tensor
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.compiled.steps import grouped, loop
-from cellzoo.engines.packing import States, run_directions, run_segments
+from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
 
 
 def declines(
@@ -24,17 +24,18 @@ def declines(
 ) -> str | None:
     """Why this cannot be compiled; None if it can."""
     cell = layer[0]
-    if x.device.type != "cpu":
-        return f"not proved on {x.device.type} yet"
-    if x.dtype not in (torch.float32, torch.float64):
-        return f"not proved for {x.dtype}"
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is not compiled yet"
+    dtype, device = cell._like.dtype, cell._like.device.type
+    if device != "cpu":
+        return f"not measured on {device} yet"
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return f"not proved for {dtype}"
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func's transforms do not see through compiled code"
-    odd = [n for n, s in cell.layout.states.items() if s.dtype not in (None, x.dtype)]
+    if torch.compiler.is_compiling():
+        return "torch.compile and torch.export trace the loop themselves"
+    odd = [n for n, s in cell.layout.states.items() if s.dtype not in (None, dtype)]
     if odd:
-        return f"state {odd[0]} is not {x.dtype}"
+        return f"state {odd[0]} is not {dtype}"
     return None
 
 
@@ -44,19 +45,22 @@ def run(
     states: Sequence[States],
     batch_sizes: Tensor | None = None,
     dt: Tensor | None = None,
+    checkpoint_steps: int | None = None,
 ) -> tuple[Tensor, list[States]]:
     """Run one layer through time; arguments and result as `loop.run`.
 
     Raises:
         CompileError: the cell cannot be traced or compiled.
     """
-    return run_directions(layer, states, partial(_run_direction, x, batch_sizes, dt))
+    run = partial(_run_direction, x, batch_sizes, dt, checkpoint_steps)
+    return run_directions(layer, states, run)
 
 
 def _run_direction(
     x: Tensor,
     batch_sizes: Tensor | None,
     dt: Tensor | None,
+    checkpoint_steps: int | None,
     cell: GatedCell,
     initial: States,
     reverse: bool,
@@ -65,7 +69,9 @@ def _run_direction(
     cell = cell.prepare()
     projected = cell.project_sequence(x, dt)
     made = programs_of(cell, tuple(projected))
-    dense = partial(_run_dense, made, made.steps.inputs_of(cell), reverse)
+    dense = checkpointed(
+        partial(_run_dense, made, made.steps.inputs_of(cell), reverse), checkpoint_steps, reverse
+    )
     if batch_sizes is None:
         return dense(list(projected.values()), initial)
     return run_segments(list(projected.values()), initial, batch_sizes, reverse, dense)

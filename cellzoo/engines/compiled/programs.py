@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import operator
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache as once
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -27,6 +29,7 @@ from cellzoo.engines.compiled.steps import Step, Steps, grouped, loop
 from cellzoo.engines.errors import CompileError
 
 COMPILE = True  # tests also run the steps as they are
+ALONE = 1024  # numbers of a state for which one thread is faster than to wait for more
 
 # The arithmetic that the compiler's guards are written in.
 ARITHMETIC = {
@@ -70,7 +73,22 @@ class Programs:
             return getattr(self.steps, name)(loop, *groups)
         if name not in self._made:
             self._made[name] = program(self.steps, name, [len(group) for group in groups], flat)
-        return self._made[name](flat, (length, batch))
+        with _alone(batch * self.steps.cell.hidden_size <= ALONE):
+            return self._made[name](flat, (length, batch))
+
+
+@contextmanager
+def _alone(small: bool) -> Iterator[None]:
+    """One thread, for what is small."""
+    threads = torch.get_num_threads()
+    if not small or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Program:
@@ -213,11 +231,11 @@ def _trace(
 
 def _without_constants(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None:
     """Drop what tracing found to be a number from what a scan's steps share: inductor fails."""
-    combine: Any = getattr(graph, node.args[0].target)  # type: ignore[union-attr]
-    *others, shared = node.args
-    places = combine.graph.find_nodes(op="placeholder")[-len(shared) :]  # type: ignore[arg-type]
+    steps, *others, shared = cast(Any, node.args)
+    combine: Any = getattr(graph, steps.target)
+    places = combine.graph.find_nodes(op="placeholder")[-len(shared) :]
     kept = []
-    for place, value in zip(places, shared, strict=True):  # type: ignore[arg-type]
+    for place, value in zip(places, shared, strict=True):
         meta = value.meta["val"] if isinstance(value, torch.fx.Node) else value
         number = int(meta) if isinstance(meta, int) or _is_number(meta) else None
         if number is None:
@@ -225,7 +243,7 @@ def _without_constants(graph: torch.fx.GraphModule, node: torch.fx.Node) -> None
         else:
             place.replace_all_uses_with(number)
             combine.graph.erase_node(place)
-    node.args = (*others, tuple(kept))
+    node.args = (steps, *others, tuple(kept))
     combine.recompile()
 
 
@@ -289,19 +307,27 @@ def _compile(graph: torch.fx.GraphModule, example: list[Tensor], backwards: bool
     settings = {
         "cpp_wrapper": True,
         "cpp.dynamic_threads": True,  # as many as there are when it runs
-        "force_disable_caches": True,  # the library is kept by `cache`
+        "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
         "post_grad_custom_post_pass": _from_the_end() if backwards else None,
     }
+    log = logging.getLogger("torch._inductor.standalone_compile")
+    log.addFilter(_says_nothing)  # that it cannot save: `cache` does
     with config.patch(settings), mock.patch.object(CppWrapperCodeCache, "load_pybinding", noted):
-        inductor.standalone_compile(graph, example, dynamic_shapes="from_graph")
+        inductor.standalone_compile(graph, [*example], dynamic_shapes="from_graph")
+    log.removeFilter(_says_nothing)
     if len(libraries) != 1:
         raise CompileError(f"the compiler made {len(libraries)} libraries instead of one")
     return Path(libraries[0])
 
 
+def _says_nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
 def _load(library: Path) -> Callable[[Any], Any]:
     """A library's entry, as inductor itself loads it."""
-    pointer = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr
+    guards: Any = torch._C._dynamo.guards
+    pointer = guards._torchinductor_pyobject_tensor_data_ptr
     os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(pointer)
     try:
         spec = importlib.util.spec_from_file_location("x.inductor_entry_cpp", library)

@@ -10,14 +10,14 @@ handed out beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from cellzoo.cells.base import GatedCell, states_type
 from cellzoo.cells.layout import Block, Layout
@@ -70,6 +70,8 @@ class Steps:
     Attributes:
         early, late: the products of a step, by the names of their gates (or extra matrix).
         extras: the other parameters and buffers that the update may read.
+        spread: those of them that act on each sequence of a batch by itself, unit by unit. Their
+            gradients are summed over the batch after the loop, not at each step.
         identity: all that the steps do, in words: the update's operations on tensors of these
             widths, and where each tensor comes from.
     """
@@ -79,6 +81,7 @@ class Steps:
         self.early = list(cell._early)
         self.late: list[tuple[str, ...]] = []
         self.extras: list[str] = []
+        self.spread: list[bool] = []
         self.identity = ""
         self.cell = self._discover(cell)
         self.states = len(cell.layout.states)
@@ -210,11 +213,14 @@ class Steps:
             return [*of_old, *sums], [*of_given, *of_products, *of_late, *operands]
 
         turned = map(self._turned, self.late, late)
-        shared = [*weights, *turned, *biases, *extras]
-        carry = [*of_final, *(torch.zeros_like(extra) for extra in extras)]
+        batch = of_final[0].shape[0]
+        spread = [e.expand(batch, -1) if each else e for e, each in self._each(extras)]
+        shared = [*weights, *turned, *biases, *spread]
+        carry = [*of_final, *(torch.zeros_like(extra) for extra in spread)]
         inputs = [*projected, *before, *early, *of_output]
-        first, outputs = over_time(step, carry, inputs, shared, backwards=True)
-        return [*first, *outputs]
+        carry, outputs = over_time(step, carry, inputs, shared, backwards=True)
+        first, sums = grouped(carry, self.states, len(extras))
+        return [*first, *(s.sum(0) if each else s for s, each in self._each(sums)), *outputs]
 
     def after_the_loop(
         self, weights: Tensors, biases: Tensors, operands: Tensors, gradients: Tensors
@@ -295,6 +301,9 @@ class Steps:
             gradient = [a + b for a, b in zip(gradient, made[1](of_product), strict=True)]
         return gradient
 
+    def _each(self, extras: Tensors) -> Iterable[tuple[Tensor, bool]]:
+        return zip(extras, self.spread, strict=True)
+
     def _is_full(self, names: tuple[str, ...]) -> bool:
         """Whether this product is one matrix."""
         return names[0] in self.cell._matrices or self._block(names).kind == "full"
@@ -356,10 +365,13 @@ class Steps:
         seen: dict[str, None] = {}
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             like = cell._like
-            x = torch.zeros(2, cell.input_size, dtype=like.dtype, device=like.device)
+            widths = {extent for tensor in cell._parameters.values() if tensor is not None
+                      for extent in tensor.shape}  # fmt: skip
+            batch = next(n for n in range(2, 10_000) if n not in widths)
+            x = torch.zeros(batch, cell.input_size, dtype=like.dtype, device=like.device)
             with torch.random.fork_rng(devices=[]):
                 given = {k: v.to("meta") for k, v in cell.project_sequence(x, None).items()}
-            states = tuple(s.to("meta") for s in cell.initial_state(2))
+            states = tuple(s.to("meta") for s in cell.initial_state(batch))
             skeleton = cell.bind(
                 _Watched(seen, {name: meta(p) for name, p in cell._parameters.items()}),
                 _Watched(seen, {name: meta(b) for name, b in cell._buffers.items()}),
@@ -373,10 +385,11 @@ class Steps:
             seen.clear()
             skeleton.__dict__["product"] = multiply
             kind = states_type(tuple(cell.layout.states))
-            with _Operations() as operations:
+            with _Operations(batch) as operations:
                 step = skeleton.normalise(skeleton.update(a, kind(*states)))
         del skeleton.__dict__["product"]
         self.extras = [name for name in seen if getattr(cell, name) is not None]
+        self.spread = [operations.spreads(getattr(skeleton, name)) for name in self.extras]
         blocks = [(name, b.kind, b.operand, b.heads) for name, b in cell.layout.blocks.items()]
         shown: list[Any] = [cell.bias, self.projected, self.early, self.late, self.extras, blocks]
         shown += [given, states, [getattr(skeleton, name) for name in self.extras]]
@@ -386,11 +399,17 @@ class Steps:
 
 
 class _Operations(TorchDispatchMode):
-    """The operations on tensors, in words."""
+    """The operations on tensors, in words.
 
-    def __init__(self) -> None:
+    Args:
+        batch: the batch size, which is no other extent.
+    """
+
+    def __init__(self, batch: int) -> None:
         super().__init__()
+        self.batch = batch
         self.lines: list[str] = []
+        self._fused: set[int] = set()  # what other than broadcasting has been done with
         self._numbers: dict[int, int] = {}
         self._held: list[Tensor] = []  # so that no other tensor takes an id
 
@@ -404,8 +423,16 @@ class _Operations(TorchDispatchMode):
             self._held.append(tensor)
         return f"%{self._numbers[id(tensor)]}{tuple(tensor.shape)}{tensor.dtype}"
 
+    def spreads(self, tensor: Tensor) -> bool:
+        """Whether a tensor (H,) was only ever broadcast to (B, H), operation by operation."""
+        return tensor.dim() == 1 and id(tensor) not in self._fused
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        for each in tree_leaves((args, kwargs)):
+            wide = isinstance(result, Tensor) and result.shape[:-1] == (self.batch,)
+            if not wide or torch.Tag.pointwise not in func.tags:
+                self._fused.add(id(each))
         self.lines.append(f"{func} {self.shown((args, kwargs, result))}")
         return result
 
