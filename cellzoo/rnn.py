@@ -251,8 +251,8 @@ class RNN(nn.Module):
         return None if self._ran is None else self._in_words(*self._ran)
 
     def _in_words(self, engine: str, why: list[str]) -> str:
-        asked = "chosen" if self.engine == "auto" else "asked for"
-        return f"{engine} ({asked})" + "".join(f"; {reason}" for reason in why)
+        chosen = " (chosen)" if self.engine == "auto" else ""
+        return engine + chosen + "".join(f"; {reason}" for reason in why)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults."""

@@ -117,7 +117,9 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
         The engine, and why it is no faster one.
     """
     asked, before = config["engine"], read_result(directory)
-    if asked != "auto" or config["trainer"]["accelerator"] not in ("cpu", "auto"):
+    accelerator = config["trainer"]["accelerator"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if asked != "auto" or not on_cpu:
         return asked, []
     if before and before["identity"] == identity(config) and before.get("engine"):
         return before["engine"].split()[0], []

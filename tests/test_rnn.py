@@ -467,7 +467,7 @@ def test_autocast_keeps_states_in_float32(cell):
 
 def test_explain():
     assert RNN("lstm", 3, 4).explain() == "native (chosen)"
-    assert RNN("lstm", 3, 4, engine="loop").explain() == "loop (asked for)"
+    assert RNN("lstm", 3, 4, engine="loop").explain() == "loop"
     assert RNN("cifg_lstm", 3, 4).explain() == (
         "loop (chosen); native declined: torch.nn has no kernel for cifg_lstm"
     )

@@ -130,18 +130,20 @@ def scan(
     step: Step, carry: Any, inputs: Any, shared: Any, backwards: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
     """`loop` as one operation, for tracing; `_FromTheEnd` turns those that run backwards."""
-    numbers = len(carry), len(inputs), len(shared)
+    distinct = list({id(tensor): tensor for tensor in shared}.values())
+    places = [next(n for n, each in enumerate(distinct) if each is tensor) for tensor in shared]
+    numbers = len(carry), len(inputs), len(distinct)
     extents = [e for t in (*carry, *inputs, *shared) for e in t.shape]
     symbols = {e.node.expr: e for e in extents if isinstance(e, torch.SymInt)}
 
     def combine(*flat: Any) -> list[Tensor]:
         now, values, constant = grouped(flat, *numbers)
-        new, outputs = step(now, values, constant)
+        new, outputs = step(now, values, [constant[place] for place in places])
         # No output may share memory with another, or with an input.
         return [t.clone(memory_format=torch.contiguous_format) for t in (*new, *outputs)]
 
     run: Any = torch.ops.higher_order.scan
-    found = run(combine, list(carry), list(inputs), (*shared, *symbols.values()))
+    found = run(combine, list(carry), list(inputs), (*distinct, *symbols.values()))
     return list(found[: len(carry)]), list(found[len(carry) :])
 
 

@@ -268,8 +268,8 @@ class Steps:
             operands.append(v)
             place = len(self.early) + number
             fused = self._turned_product(self.late[number], v, weights[place])
-            if biased[place] is not None:
-                fused = fused + biased[place]
+            if (bias := biased[place]) is not None:
+                fused = fused + bias
             if shifts is not None:
                 fused = fused + shifts[number]
             if isinstance(gate, str):
