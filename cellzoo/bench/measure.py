@@ -29,11 +29,11 @@ def seconds(call: Call, number: int, clock: Clock, wait: Call) -> float:
     return clock() - start
 
 
-def calibrate(call: Call, clock: Clock, wait: Call, least: float = LEAST) -> int:
-    """How many calls make a measurement of at least `least` seconds."""
+def calibrate(call: Call, clock: Clock, wait: Call) -> int:
+    """How many calls make a measurement of at least `LEAST` seconds."""
     number = 1
-    while (elapsed := seconds(call, number, clock, wait)) < least:
-        enough = math.ceil(1.2 * number * least / elapsed) if elapsed > 0 else 10 * number
+    while (elapsed := seconds(call, number, clock, wait)) < LEAST:
+        enough = math.ceil(1.2 * number * LEAST / elapsed) if elapsed > 0 else 10 * number
         number = max(number + 1, min(enough, 10 * number))
     return number
 
