@@ -233,6 +233,17 @@ def test_layers_of_other_packages(package):
         assert peer.multiply_adds == gates * 5 * (3 + 5)
 
 
+def test_a_package_without_these_cells_says_so(monkeypatch):
+    monkeypatch.setattr(peers, "_installed", lambda package: True)
+    monkeypatch.setitem(peers.PACKAGES, "keras", (lambda: iter(()), ("cpu",)))
+    monkeypatch.setitem(peers.PACKAGES, "torchrecurrent", (lambda: 1 / 0, ("cpu",)))
+    found, absent = peers.others(["lstm"], CPU)
+    assert not found
+    reasons = {each.engine: (each.status, each.reason) for each in absent}
+    assert reasons["keras"] == ("declined", "has none of these cells")
+    assert reasons["torchrecurrent"] == ("failed", "ZeroDivisionError: division by zero")
+
+
 def test_packages_that_are_not_there_are_said_once(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda package: False)
     found, absent = peers.others(["lstm"], CPU)

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        default="loop,native,compiled",
+        default=",".join(ENGINES),
         metavar="NAMES",
         help="of %(default)s (the default: all that can run a cell)",
     )

@@ -47,12 +47,19 @@ class Absent(NamedTuple):
 
 @dataclass(eq=False)
 class Contender:
-    """A candidate's layer with its input, at one shape."""
+    """A candidate's layer with its input, at one shape.
+
+    Attributes:
+        candidate: what it is of.
+        module: owns the parameters.
+        run: gives the outputs of all steps.
+        gradients: of outputs, by their shape; contenders share them, as they are large.
+    """
 
     candidate: Candidate
     module: nn.Module
     run: Callable[[], Tensor]
-    _gradient: Tensor | None = field(default=None, init=False)
+    gradients: dict[torch.Size, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -87,9 +94,9 @@ class Contender:
         for parameter in self._parameters:
             parameter.grad = None
         output = self.run()
-        if self._gradient is None:
-            self._gradient = torch.randn_like(output)
-        output.backward(self._gradient)
+        if output.shape not in self.gradients:
+            self.gradients[output.shape] = torch.randn_like(output)
+        output.backward(self.gradients[output.shape])
 
 
 def multiply_adds(module: nn.Module) -> int:

@@ -32,7 +32,7 @@ def torch_nn() -> list[Candidate]:
 
 
 def others(cells: Collection[str], device: torch.device) -> tuple[list[Candidate], list[Absent]]:
-    """The layers that correspond to these cells, and the packages that are not to be had."""
+    """The layers that correspond to these cells, and the packages that take no part."""
     found: list[Candidate] = []
     absent: list[Absent] = []
     for package, (layers, runs_on) in PACKAGES.items():
@@ -42,10 +42,14 @@ def others(cells: Collection[str], device: torch.device) -> tuple[list[Candidate
             absent.append(Absent(package, "", package, "not installed", f"no module {package!r}"))
         else:
             try:
-                found += [peer for peer in layers() if peer.cell in cells]
+                fitting = [peer for peer in layers() if peer.cell in cells]
             except Exception as error:  # installed, but not for this machine
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 absent.append(Absent(package, "", package, "failed", reason))
+                continue
+            found += fitting
+            if not fitting:
+                absent.append(Absent(package, "", package, "declined", "has none of these cells"))
     return found, absent
 
 

@@ -86,13 +86,14 @@ def _at(
 ) -> list[dict[str, object]]:
     """The rows of one shape: first calls, peak memory, then times."""
     contenders: list[Contender] = []
+    gradients: dict[torch.Size, Tensor] = {}
     first: dict[Contender, float] = {}
     peak: dict[Contender, int] = {}
     rows = []
     for candidate in candidates:
         say(f"first call of {candidate.name} ({candidate.engine})")
         try:
-            contender = Contender(candidate, *candidate.build(x, shape.hidden_size))
+            contender = Contender(candidate, *candidate.build(x, shape.hidden_size), gradients)
             start = time.perf_counter()
             for kind in KINDS:
                 contender.call(kind)()

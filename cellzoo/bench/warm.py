@@ -11,8 +11,8 @@ from cellzoo.engines import EngineError
 from cellzoo.rnn import RNN
 
 # All sizes apart: an engine may take extents that are equal for one and the same. Units that
-# heads divide; steps enough for whole chunks and a remainder.
-STEPS, BATCH, INPUT, HIDDEN = 51, 3, 6, 8
+# heads divide; lengths that leave every remainder of a chunk of up to eight steps.
+LENGTHS, BATCH, INPUT, HIDDEN = range(56, 64), 3, 6, 8
 
 
 def warm(cells: Sequence[str], say: Callable[[str], object]) -> dict[str, str]:
@@ -42,10 +42,11 @@ def warm(cells: Sequence[str], say: Callable[[str], object]) -> dict[str, str]:
 
 def _compile(cell: str) -> None:
     rnn = RNN(cell, INPUT, HIDDEN, engine="compiled")
-    x = torch.randn(STEPS, BATCH, INPUT)
-    rnn.eval()
-    with torch.no_grad():
-        rnn(x)
-    rnn.train()
-    output, _ = rnn(x)
-    output.backward(torch.ones_like(output))
+    for steps in LENGTHS:
+        x = torch.randn(steps, BATCH, INPUT)
+        rnn.eval()
+        with torch.no_grad():
+            rnn(x)
+        rnn.train()
+        output, _ = rnn(x)
+        output.backward(torch.ones_like(output))
