@@ -1,4 +1,4 @@
-"""The commands: train, sweep, compare, cells, tasks."""
+"""The commands: train, sweep, compare, bench, cells, tasks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ cellzoo: a research framework for recurrent cell variants
   cellzoo train [overrides]      one run: cell=gru task=digits hidden_size=64 seed=0
   cellzoo sweep [overrides]      many runs: cell=lstm,gru seed=0,1,2
   cellzoo compare DIRECTORY      tables and plots of a sweep's runs
+  cellzoo bench [CELL …]         time and memory beside torch.nn; --warm compiles ahead
   cellzoo cells [NAME]           the registered cells, or one's equations and options
   cellzoo tasks [NAME]           the registered tasks
 
@@ -103,6 +104,12 @@ def _compare(arguments: list[str], debug: bool) -> int:
     return compare(arguments)
 
 
+def _bench(arguments: list[str], debug: bool) -> int:
+    from cellzoo.bench import main as bench
+
+    return bench(arguments)
+
+
 def _cells(arguments: list[str], debug: bool) -> int:
     from cellzoo.catalogue import show_cells
 
@@ -119,6 +126,7 @@ COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
     "train": _train,
     "sweep": _sweep,
     "compare": _compare,
+    "bench": _bench,
     "cells": _cells,
     "tasks": _tasks,
 }

@@ -1,0 +1,123 @@
+"""The training step's time over torch.nn.LSTM's: a panel a shape, a band a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from cellzoo.bench.peers import PACKAGES, TORCH_NN
+from cellzoo.bench.results import MEASURED, overall
+from cellzoo.bench.shape import Shape
+from cellzoo.compare.plots import COLOURS, TEXT
+from cellzoo.engines import ENGINES
+
+SIZES = list(Shape._fields)
+LINE = 0.17  # inches: each contender has a line of its own, so that none lies over another
+MANY = 40  # lines, of which panels lie all beside each other: one can read across
+
+Heights = dict[str, dict[str, float]]
+
+
+def plot(rows: pandas.DataFrame) -> Figure | None:
+    """The figure; None where torch.nn.LSTM, to which all is related, was not measured."""
+    rows = rows[(rows["status"] == MEASURED) & rows["ratio"].notna()]
+    if rows.empty:
+        return None
+    shapes = [Shape(*sizes) for sizes in rows[SIZES].drop_duplicates().itertuples(index=False)]
+    looks = _looks(rows)
+    heights = _heights(rows, list(looks))
+    lines = sum(map(len, heights.values())) + len(heights)
+    across = min(len(shapes), 6 if lines > MANY else 3)
+    down = -(-len(shapes) // across)
+    wide = max(2.2 + across * (2.9 if across <= 3 else 2.3), 7.5)
+    figure = Figure(figsize=(wide, 1.4 + down * (LINE * lines + 0.6)), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for number, axes in enumerate(panels):
+        axes.set_visible(number < len(shapes))
+        if number < len(shapes):
+            at = (rows[SIZES] == list(shapes[number])).all(axis=1)
+            _panel(axes, shapes[number], rows[at], looks, heights)
+            axes.tick_params(labelbottom=number + across >= len(shapes))
+    labels = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()]
+    figure.legend(
+        handles=labels,
+        loc="outside upper left",
+        ncols=int(wide / 1.8),
+        frameon=False,
+        fontsize=TEXT["tick"],
+        handletextpad=0.2,
+    )
+    figure.supxlabel(
+        "training step, time over torch.nn.LSTM's at the same shape\n"
+        "(left is faster; median over the rounds, and quartiles)",
+        fontsize=TEXT["tick"],
+    )
+    return figure
+
+
+def _looks(rows: pandas.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour and marker by engine, the same in every plot: ours round, torch.nn black."""
+    *colours, black = COLOURS
+    others = [*ENGINES, *PACKAGES]
+    looks: dict[str, dict[str, Any]] = {
+        name: {"color": colours[number % len(colours)], "marker": "o" if name in ENGINES else "D"}
+        for number, name in enumerate(others)
+    }
+    looks[TORCH_NN] = {"color": black, "marker": "s"}
+    present = set(rows["engine"])
+    order = [*ENGINES, TORCH_NN, *PACKAGES]
+    return {name: looks[name] | {"markersize": 5} for name in order if name in present}
+
+
+def _panel(
+    axes: Axes,
+    shape: Shape,
+    rows: pandas.DataFrame,
+    looks: Mapping[str, Mapping[str, Any]],
+    heights: Heights,
+) -> None:
+    axes.set_xscale("log")
+    axes.axvline(1, color="0.4", linewidth=1)
+    for number, lines in enumerate(heights.values()):
+        if number % 2:
+            top, bottom = min(lines.values()) - 1, max(lines.values()) + 1
+            axes.axhspan(top, bottom, color="0.955", zorder=0, linewidth=0)
+    for _, row in rows.iterrows():
+        look = looks[row["engine"]]
+        height = heights[row["cell"]][row["engine"]]
+        axes.plot([row["ratio_low"], row["ratio_high"]], [height] * 2, color=look["color"])
+        axes.plot(row["ratio"], height, **look)
+    middles = [sum(lines.values()) / len(lines) for lines in heights.values()]
+    axes.set_yticks(middles, list(heights), fontsize=TEXT["tick"])
+    axes.set_ylim(max(max(lines.values()) for lines in heights.values()) + 1, -1)
+    axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.tick_params(labelsize=TEXT["note"])
+    axes.tick_params(axis="y", length=0, labelsize=TEXT["tick"])
+    axes.grid(axis="x", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(str(shape), fontsize=TEXT["note"], loc="left")
+
+
+def _heights(rows: pandas.DataFrame, engines: list[str]) -> Heights:
+    """Each contender's line by cell and engine: the cells with the fastest contender on top."""
+    means = overall(rows)
+    found: Heights = {}
+    line = 0.0
+    for cell in dict.fromkeys(means["cell"]):
+        own = set(means.loc[means["cell"] == cell, "engine"])
+        found[cell] = {}
+        for engine in engines:
+            if engine in own:
+                found[cell][engine] = line
+                line += 1
+        line += 1  # a free one between cells
+    return found

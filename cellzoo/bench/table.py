@@ -1,0 +1,144 @@
+"""A benchmark's tables, as the terminal and as Markdown show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pandas
+import rich.table
+from rich.console import Console
+from rich.text import Text
+
+from cellzoo.bench.results import MEASURED, overall
+from cellzoo.bench.shape import Shape
+
+SIZES = list(Shape._fields)
+NOTES = (
+    "Times are medians over the rounds; quartiles are of the training step (forward, and backward "
+    "to the parameters).",
+    "× LSTM: over torch.nn.LSTM's training step in the same round, the median; per multiply-add: "
+    "that over the ratio of the two's multiply-adds.",
+    "of mm: a training step's arithmetic over its time, as a share of the rate of a large torch.mm "
+    "(an upper bound: x's gradient is counted, not taken).",
+    "peak: what a training step holds at once, tensors only. first: seconds of the first calls, "
+    "compilation included.",
+)
+
+
+class Table(NamedTuple):
+    """A table in text; the first `names` columns are words, the others numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int
+
+
+def tables(rows: pandas.DataFrame) -> Iterator[Table]:
+    """A table for each shape, the fastest first; then means over them, and what is absent."""
+    measured = rows[rows["status"] == MEASURED]
+    shapes = [Shape(*sizes) for sizes in measured[SIZES].drop_duplicates().itertuples(index=False)]
+    for shape in shapes:
+        at = (measured[SIZES] == list(shape)).all(axis=1)
+        yield _of_shape(shape, measured[at].sort_values("step_ms", kind="stable"))
+    if len(shapes) > 1:
+        yield _of_means(overall(rows), len(shapes))
+    absent = rows[rows["status"] != MEASURED]
+    if len(absent):
+        yield _of_absent(absent, len(rows[SIZES].dropna().drop_duplicates()))
+
+
+def print_tables(rows: pandas.DataFrame, console: Console) -> None:
+    """Print every table, and what the columns mean."""
+    for table in tables(rows):
+        shown = rich.table.Table(title=Text(table.title), title_justify="left")
+        for number, name in enumerate(table.header):
+            numeric = number >= table.names
+            shown.add_column(
+                Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+            )
+        for cells in table.rows:
+            shown.add_row(*(Text(cell) for cell in cells))
+        # Numbers that a terminal wraps can be read, numbers cut off cannot.
+        wide = console.measure(shown, options=console.options.update(max_width=10_000)).maximum
+        console.print(shown, width=max(wide, console.width) if table.names < 4 else None)
+        console.print()
+    console.print("\n".join(NOTES), markup=False, highlight=False)
+
+
+def markdown(rows: pandas.DataFrame) -> str:
+    """Every table, and what the columns mean, in Markdown."""
+    parts = []
+    for table in tables(rows):
+        rule = ["---"] * table.names + ["--:"] * (len(table.header) - table.names)
+        lines = ["| " + " | ".join(cells) + " |" for cells in (table.header, rule, *table.rows)]
+        parts.append("\n".join([f"## {table.title}", "", *lines]))
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in NOTES)]) + "\n"
+
+
+def _of_shape(shape: Shape, rows: pandas.DataFrame) -> Table:
+    header = ["", "engine", "forward ms", "step ms", "quartiles", "tokens/s", "peak MiB", "of mm",
+              "× LSTM", "per multiply-add", "first s"]  # fmt: skip
+    cells = [
+        [
+            row["contender"],
+            row["engine"],
+            _number(row["forward_ms"]),
+            _number(row["step_ms"]),
+            f"{_number(row['step_ms_low'])} – {_number(row['step_ms_high'])}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['peak_bytes'] / 2**20:,.2f}",
+            f"{row['matrix_share']:.1%}",
+            _ratio(row["ratio"]),
+            _ratio(row["ratio_per_multiply_add"]),
+            f"{row['first_seconds']:.2f}",
+        ]
+        for _, row in rows.iterrows()
+    ]
+    rate = rows["matrix_gflops"].iloc[0]
+    title = f"{shape} (steps, batch, input, hidden); torch.mm at {rate:,.0f} GFLOP/s"
+    return Table(title, header, cells, names=2)
+
+
+def _of_means(means: pandas.DataFrame, shapes: int) -> Table:
+    header = ["", "engine", "× LSTM", "per multiply-add", "shapes"]
+    cells = [
+        [
+            row["contender"],
+            row["engine"],
+            _ratio(row["ratio"]),
+            _ratio(row["ratio_per_multiply_add"]),
+            f"{row['shapes']} of {shapes}",
+        ]
+        for _, row in means.iterrows()
+    ]
+    return Table("Geometric means over the shapes", header, cells, names=2)
+
+
+def _of_absent(rows: pandas.DataFrame, shapes: int) -> Table:
+    """What did not take part, by reason."""
+    cells = []
+    for (engine, status, reason), group in rows.groupby(["engine", "status", "reason"], sort=False):
+        for where, who in _by_shapes(group, shapes).items():
+            cells.append([str(engine), ", ".join(who), str(status), f"{reason}{where}"])
+    return Table("Not measured", ["engine", "", "", "reason"], cells, names=4)
+
+
+def _by_shapes(group: pandas.DataFrame, shapes: int) -> dict[str, list[str]]:
+    """Contenders by the shapes that they are absent from, unsaid where those are all."""
+    found: dict[str, list[str]] = {}
+    for name, rows in group.groupby("contender", sort=False):
+        at = [str(Shape(*sizes)) for sizes in rows[SIZES].dropna().itertuples(index=False)]
+        where = f" (at {'; '.join(at)})" if 0 < len(at) < shapes else ""
+        found.setdefault(where, []).append(str(name))
+    return found
+
+
+def _number(value: float) -> str:
+    """Three digits, none of them in an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def _ratio(value: float) -> str:
+    return "–" if pandas.isna(value) else f"{value:.2f}"

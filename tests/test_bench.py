@@ -1,0 +1,477 @@
+"""The benchmark: how it measures, counts and reports. No test asserts a time."""
+
+import csv
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy
+import pandas
+import pytest
+import torch
+from commands import as_a_user
+from torch import nn
+
+from cellzoo import RNN
+from cellzoo.bench import command, contenders, peers, results, run
+from cellzoo.bench.contenders import Candidate, Contender, multiply_adds
+from cellzoo.bench.measure import LEAST, calibrate, interleaved
+from cellzoo.bench.memory import peak_bytes
+from cellzoo.bench.plot import plot
+from cellzoo.bench.shape import Shape
+from cellzoo.bench.table import tables
+from cellzoo.cli import main
+from cellzoo.engines import CompileError
+
+CPU = torch.device("cpu")
+TINY = ["--shape", "5,2,3,4", "--repeats", "2", "--no-peers"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _at_once(monkeypatch):
+    """One call makes a measurement, and the large product is a small one."""
+    monkeypatch.setattr("cellzoo.bench.measure.LEAST", 0.0)
+    monkeypatch.setattr(run, "SIDE", {"cpu": 8})
+
+
+def rows_of(folder):
+    with (folder / "bench.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+# -- measuring ---------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that only calls advance, by so many seconds each, and a record of the calls."""
+
+    def __init__(self, **costs):
+        self.now, self.costs, self.called = 0.0, costs, []
+        self.slower = 1.0
+
+    def __call__(self):
+        return self.now
+
+    def of(self, name):
+        def call():
+            self.called.append(name)
+            self.now += self.costs[name] * self.slower
+
+        return call
+
+    def calls(self):
+        return {name: lambda name=name: self.of(name) for name in self.costs}
+
+
+def test_a_measurement_lasts_long_enough_for_the_clock():
+    clock = Clock(fast=1e-5, slow=1.0)
+    number = calibrate(clock.of("fast"), clock, lambda: None)
+    assert LEAST <= number * 1e-5 < 2 * LEAST
+    assert calibrate(clock.of("slow"), clock, lambda: None) == 1
+
+
+def test_each_is_measured_once_a_round_in_an_order_that_the_seed_fixes():
+    def rounds(seed):
+        clock, begun = Clock(a=1.0, b=1.0, c=1.0, d=1.0), []
+        interleaved(
+            clock.calls(), 6, seed, clock, on_round=lambda _: begun.append(len(clock.called))
+        )
+        return [clock.called[i : i + 4] for i in begun]
+
+    orders = rounds(seed=0)
+    assert len(orders) == 6
+    assert all(sorted(order) == ["a", "b", "c", "d"] for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert orders == rounds(seed=0)
+    assert orders != rounds(seed=1)
+
+
+def test_times_are_of_one_call_and_a_slower_machine_is_slower_for_all():
+    clock = Clock(a=0.001, b=0.004)
+
+    def slow_down(number):
+        clock.slower = 1 + number
+
+    times = interleaved(clock.calls(), 4, 0, clock, on_round=slow_down)
+    assert times["a"] == pytest.approx([0.001, 0.002, 0.003, 0.004])
+    assert times["b"] == pytest.approx([0.004, 0.008, 0.012, 0.016])
+
+
+def contender(module, name="x", cell="x", engine="loop"):
+    candidate = Candidate(name, cell, engine, lambda x, hidden_size: (module, None))
+    return Contender(candidate, module, lambda: None)
+
+
+def test_the_columns_of_a_row_by_hand():
+    lstm, half = contender(nn.LSTM(3, 4), peers.BASELINE), contender(nn.Linear(8, 7, bias=False))
+    row = results.row(
+        half,
+        Shape(steps=10, batch=2, input_size=3, hidden_size=4),
+        first=1.5,
+        peak=4096,
+        forward=[0.001, 0.003, 0.002],
+        step=[0.010, 0.020, 0.040],
+        matrix_rate=1e6,
+        baseline=(lstm, [0.005, 0.010, 0.020]),  # the machine drifts: twice as long in each round
+    )
+    assert (row["forward_ms"], row["step_ms"]) == (2.0, 20.0)
+    assert (row["step_ms_low"], row["step_ms_high"]) == (15.0, 30.0)
+    assert row["tokens_per_second"] == 20 / 0.020
+    assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == (2.0, 2.0, 2.0)
+    assert row["multiply_adds"] == 56
+    assert row["ratio_per_multiply_add"] == 2.0 * (16 * 3 + 16 * 4) / 56
+    assert row["matrix_share"] == pytest.approx(6 * 10 * 2 * 56 / 0.020 / 1e6)
+    assert (row["peak_bytes"], row["first_seconds"], row["rounds"]) == (4096, 1.5, 3)
+
+
+def test_geometric_means_say_over_how_many_shapes():
+    def row(name, ratio):
+        identity = {"contender": name, "cell": name, "engine": "loop", "status": "measured"}
+        return identity | {"ratio": ratio, "ratio_per_multiply_add": 2 * ratio}
+
+    rows = pandas.DataFrame([row("a", 2.0), row("a", 8.0), row("b", 3.0)])
+    means = results.overall(rows).set_index("contender")
+    assert means.loc["a", "ratio"] == pytest.approx(4.0)
+    assert means.loc["a", "ratio_per_multiply_add"] == pytest.approx(8.0)
+    assert means["shapes"].to_dict() == {"a": 2, "b": 1}
+    assert list(means.index) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "by_hand"),
+    [
+        ("lstm", 4 * 5 * 3 + 4 * 5 * 5),
+        ("peephole_lstm", 4 * 5 * 3 + 4 * 5 * 5),  # peepholes are no matrices
+        ("gru_v1", 3 * 5 * 3 + 3 * 5 * 5),
+        ("elman", 5 * 3 + 5 * 5),
+    ],
+)
+def test_multiply_adds(cell, by_hand):
+    assert multiply_adds(RNN(cell, 3, 5)) == by_hand
+
+
+def test_multiply_adds_of_a_projection_and_of_a_bias_in_two_rows():
+    assert multiply_adds(RNN("lstm", 3, 5, proj_size=2)) == 20 * 3 + 20 * 2 + 2 * 5
+    like_keras = nn.ParameterDict({"kernel": torch.zeros(3, 15), "bias": torch.zeros(2, 15)})
+    assert multiply_adds(like_keras) == 45
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+def test_peak_memory_of_a_known_case():
+    older = [torch.zeros(1000)]
+
+    def call():
+        kept = [torch.empty(100 * k, dtype=torch.uint8) for k in (1, 2, 3)]  # 600 held at once
+        del kept[1]  # 400
+        older.clear()  # not ours: counts for nothing
+        kept.append(torch.empty(150, dtype=torch.uint8))  # 550
+        kept.clear()
+        torch.empty(590, dtype=torch.uint8)
+
+    assert peak_bytes(call, CPU) == 600
+    assert peak_bytes(call, CPU) == 600  # nothing is left over from before
+
+
+def test_peak_memory_sees_temporaries_and_what_backward_keeps():
+    x = torch.ones(250, requires_grad=True)  # 1,000 bytes
+
+    def call():
+        x.grad = None
+        x.exp().exp().backward(torch.ones_like(x))
+
+    # exp, exp and the gradient; backward then holds two products more before it frees any.
+    assert 3000 <= peak_bytes(call, CPU) <= 5000
+    assert peak_bytes(lambda: torch.logsumexp(x.detach(), 0), CPU) >= 1000
+
+
+def test_the_profiler_is_quiet_and_stderr_comes_back(capfd):
+    peak_bytes(lambda: torch.zeros(3), CPU)
+    print("here again", file=sys.stderr)
+    assert capfd.readouterr().err == "here again\n"
+
+
+# -- contenders --------------------------------------------------------------------------------
+
+
+def test_a_training_step_starts_anew_and_forward_takes_no_gradient():
+    candidate = contenders.ours("lstm", "loop")
+    x = torch.randn(4, 2, 3)
+    lstm = Contender(candidate, *candidate.build(x, 5))
+    lstm.call("step")()
+    first = [p.grad.clone() for p in lstm.module.parameters()]
+    lstm.call("step")()
+    for gradient, parameter in zip(first, lstm.module.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    assert lstm.module.training
+    seen = []
+    lstm.module.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    lstm.call("forward")()
+    assert not seen[0].requires_grad
+    assert not lstm.module.training
+
+
+@pytest.mark.parametrize("package", ["torchrecurrent", "keras"])
+def test_layers_of_other_packages(package):
+    pytest.importorskip(package)
+    found, absent = peers.others(["lstm", "gru", "elman", "peephole_lstm"], CPU)
+    assert package not in [each.engine for each in absent]
+    layers = [each for each in found if each.engine == package]
+    assert layers
+    for each in layers:
+        peer = Contender(each, *each.build(torch.randn(6, 2, 3), 5))
+        assert sorted(peer.run().shape) == [2, 5, 6]
+        peer.call("step")()
+        peer.call("forward")()
+        gates = {"lstm": 4, "peephole_lstm": 4, "gru": 3, "elman": 1}[each.cell]
+        assert peer.multiply_adds == gates * 5 * (3 + 5)
+
+
+def test_a_package_without_these_cells_says_so(monkeypatch):
+    monkeypatch.setattr(peers, "_installed", lambda package: True)
+    monkeypatch.setitem(peers.PACKAGES, "keras", (lambda: iter(()), ("cpu",)))
+    monkeypatch.setitem(peers.PACKAGES, "torchrecurrent", (lambda: 1 / 0, ("cpu",)))
+    found, absent = peers.others(["lstm"], CPU)
+    assert not found
+    reasons = {each.engine: (each.status, each.reason) for each in absent}
+    assert reasons["keras"] == ("declined", "has none of these cells")
+    assert reasons["torchrecurrent"] == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_packages_that_are_not_there_are_said_once(monkeypatch):
+    monkeypatch.setattr(peers, "_installed", lambda package: False)
+    found, absent = peers.others(["lstm"], CPU)
+    assert not found
+    assert {each.engine: each.status for each in absent} == {
+        "torchrecurrent": "not installed",
+        "keras": "not installed",
+        "haste_pytorch": "declined",
+        "flashrnn": "declined",
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "from_x", "from_h", "biased"), [("lstm", 4, 4, 4), ("gru", 3, 3, 4)]
+)
+def test_flashrnn_is_called_as_its_documentation_has_it(
+    monkeypatch, function, from_x, from_h, biased
+):
+    def flashrnn(Wx, R, b, function, backend, dtype):
+        assert Wx.shape == (2, 6, from_x, 1, 5)  # (B, T, gates, heads, head dimension)
+        assert R.shape == (from_h, 1, 5, 5)
+        assert b.shape == (biased, 1, 5)
+        states = Wx.sum(2).unsqueeze(0) + R.sum() + b.sum()
+        return states, states[:, :, -1:]
+
+    monkeypatch.setitem(sys.modules, "flashrnn", SimpleNamespace(flashrnn=flashrnn))
+    layer = peers._like_flashrnn(function, torch.randn(6, 2, 3), 5)
+    peer = Contender(Candidate("flashrnn", function, "flashrnn", lambda x, h: layer), *layer)
+    assert peer.run().shape == (2, 6, 5)
+    peer.call("step")()
+    assert peer.multiply_adds == from_x * 5 * 3 + from_h * 5 * 5
+
+
+# -- the run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_what_declines_or_fails_is_listed_and_costs_the_others_nothing(
+    monkeypatch, capsys, tmp_path
+):
+    honest = contenders._rnn
+
+    def build(cell, engine, x, hidden_size):
+        if cell == "gru" and x.shape[0] == 6:
+            raise RuntimeError("it broke\nat length")
+        if cell == "elman" and engine == "compiled":
+            raise CompileError("no compiler")
+        return honest(cell, engine, x, hidden_size)
+
+    monkeypatch.setattr(contenders, "_rnn", build)
+    shapes = ["--shape", "5,2,3,4", "--shape", "6,2,3,4"]
+    arguments = ["gru", "gru_v1", "elman", "--engine", "loop,native", *shapes, "--repeats", "2"]
+    assert main(["bench", *arguments, "--no-peers", "--out", "out"]) == 1
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 2 * (3 * 2 + 3)  # every cell by every engine, and torch.nn's three
+    absent = {
+        (r["contender"], r["engine"], r["steps"]): r for r in rows if r["status"] != "measured"
+    }
+    assert absent.keys() == {
+        ("gru", "loop", "6"),
+        ("gru", "native", "6"),
+        ("gru_v1", "native", "5"),
+        ("gru_v1", "native", "6"),
+    }
+    assert absent["gru", "loop", "6"]["status"] == "failed"
+    assert absent["gru", "loop", "6"]["reason"] == "RuntimeError: it broke"
+    assert absent["gru_v1", "native", "5"]["status"] == "declined"
+    said = capsys.readouterr().out
+    assert "torch.nn has no kernel for it" in said
+    assert "RuntimeError: it broke (at T 6 · B 2 · I 3 · H 4)" in said
+    assert "1 of 2" in said  # gru's mean is over one shape
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_a_run_is_as_wide_as_it_says(tmp_path):
+    assert (
+        main(["bench", "lstm", "--engine", "loop", *TINY, "--dtype", "float64", "--out", "o"]) == 0
+    )
+    (lstm, *others) = rows_of(tmp_path / "o")
+    assert lstm["dtype"] == "float64"
+    assert lstm["threads"] == "1"
+    assert [row["contender"] for row in others] == ["torch.nn.LSTM", "torch.nn.GRU", "torch.nn.RNN"]
+    assert lstm["torch"] == torch.__version__
+    assert float(others[0]["ratio"]) == 1.0
+    numbers = ["forward_ms", "step_ms", "tokens_per_second", "peak_bytes", "first_seconds", "ratio",
+               "ratio_per_multiply_add", "matrix_share", "matrix_gflops"]  # fmt: skip
+    for name in numbers:
+        assert math.isfinite(float(lstm[name])), name
+        assert float(lstm[name]) > 0, name
+    flops = 6 * 5 * 2 * int(lstm["multiply_adds"])
+    share = flops / (float(lstm["step_ms"]) / 1e3) / (float(lstm["matrix_gflops"]) * 1e9)
+    assert float(lstm["matrix_share"]) == pytest.approx(share)
+
+
+def measured(cells=("lstm", "gru"), engines=("loop", "native"), shapes=2):
+    """A table of made-up measurements."""
+    generator = numpy.random.default_rng(0)
+    lstm = contender(nn.LSTM(3, 4), peers.BASELINE, "lstm", peers.TORCH_NN)
+    rows = []
+    for number in range(shapes):
+        shape = Shape(10 * (number + 1), 2, 3, 4)
+        others = [contender(RNN(c, 3, 4), c, c, engine) for c in cells for engine in engines]
+        for each in [*others, lstm]:
+            times = {kind: generator.uniform(1, 2, 3) for kind in ("forward", "step")}
+            base = (lstm, generator.uniform(1, 2, 3))
+            rows.append(
+                results.row(each, shape, first=1.0, peak=1, matrix_rate=1e9, baseline=base, **times)
+            )
+    return pandas.DataFrame(rows).assign(version=None)
+
+
+def test_tables_have_every_contender_of_every_shape():
+    found = list(tables(measured()))
+    assert [table.title.split(" (")[0] for table in found] == [
+        "T 10 · B 2 · I 3 · H 4",
+        "T 20 · B 2 · I 3 · H 4",
+        "Geometric means over the shapes",
+    ]
+    for table in found:
+        assert len(table.rows) == 5
+        assert {len(cells) for cells in table.rows} == {len(table.header)}
+    times = [float(cells[3].replace(",", "")) for cells in found[0].rows]
+    assert times == sorted(times)
+
+
+def test_the_plot_has_a_panel_a_shape_and_no_two_contenders_on_a_line():
+    figure = plot(measured(shapes=4))
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        f"T {10 * n} · B 2 · I 3 · H 4" for n in (1, 2, 3, 4)
+    ]
+    assert sorted(text.get_text() for text in panels[0].get_yticklabels()) == ["gru", "lstm"]
+    for axes in panels:
+        markers = [line for line in axes.lines if len(line.get_xdata()) == 1]
+        assert len({line.get_ydata()[0] for line in markers}) == len(markers) == 5
+    assert plot(measured().assign(ratio=numpy.nan)) is None
+
+
+# -- the command -------------------------------------------------------------------------------
+
+WRONG_INPUT = {
+    "lstmm": "unknown cell 'lstmm': did you mean 'lstm'?",
+    "zz*": "unknown cell 'zz*'",
+    "--engine lop": "unknown engine 'lop': did you mean 'loop'?",
+    "--shape 5,2,3": "--shape is T,B,I,H, four whole numbers above zero as 100,32,64,64, not '5,2",
+    "--shape 5,2,3,0": "not '5,2,3,0'",
+    "--shape 5,2,x,4": "not '5,2,x,4'",
+    "--dtype float": "unknown dtype 'float': did you mean 'float",
+    "--device gpu": "unknown device 'gpu'",
+    "--repeats 0": "--repeats must be 1 or more, not 0",
+    "--threads 0": "--threads must be 1 or more, not 0",
+    "--out file": "is no folder that can be written to",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_INPUT)
+def test_wrong_input_is_one_line_and_leaves_nothing(line, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert main(["bench", *line.split()]) == 2
+    said = capfd.readouterr().err
+    assert WRONG_INPUT[line] in said
+    assert said.startswith("cellzoo: ")
+    assert len(said.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_is_refused(capfd):
+    assert main(["bench", "--device", "cuda"]) == 2
+    assert "torch sees no CUDA device" in capfd.readouterr().err
+
+
+def test_cells_by_pattern_are_each_taken_once():
+    assert command._cells(["gru*", "lstm", "gru"]) == ["gru", "gru_v1", "lstm"]
+    assert set(command._cells([])) >= {"lstm", "gru", "elman"}
+
+
+def test_warm_compiles_each_and_fails_only_for_what_was_named(monkeypatch, capsys):
+    compiled = []
+
+    def compile_one(cell):
+        if cell == "gru":
+            raise CompileError("no C++ compiler was found")
+        compiled.append(cell)
+
+    monkeypatch.setattr("cellzoo.bench.warm._compile", compile_one)
+    assert main(["bench", "--warm", "gru*", "lstm"]) == 0
+    assert compiled == ["gru_v1", "lstm"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "gru: not compiled: no C++ compiler was found"
+    assert [line.split(":")[0] for line in lines] == ["gru", "gru_v1", "lstm"]
+    assert main(["bench", "--warm", "gru"]) == 1
+
+
+@pytest.mark.slow
+def test_warm_fills_the_cache(tmp_path):
+    done = as_a_user("bench", "--warm", "elman", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "c"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("elman: ")
+    assert [path for path in (tmp_path / "c" / "cellzoo").rglob("*") if path.is_file()]
+
+
+def test_as_a_user(tmp_path):
+    arguments = ["lstm", "elman", "--engine", "loop,native", *TINY, "--out", "out"]
+    done = as_a_user("bench", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "bench.csv",
+        "bench.md",
+        "bench.png",
+        "bench.svg",
+    ]
+    rows = rows_of(out)
+    assert {(row["contender"], row["engine"]) for row in rows} == {
+        ("lstm", "loop"),
+        ("lstm", "native"),
+        ("elman", "loop"),
+        ("elman", "native"),
+        ("torch.nn.LSTM", "torch.nn"),
+        ("torch.nn.GRU", "torch.nn"),
+        ("torch.nn.RNN", "torch.nn"),
+    }
+    sizes = ["steps", "batch", "input_size", "hidden_size"]
+    assert {tuple(row[size] for size in sizes) for row in rows} == {("5", "2", "3", "4")}
+    assert {row["status"] for row in rows} == {"measured"}
+    assert {row["rounds"] for row in rows} == {"2"}
+    text = (out / "bench.md").read_text()
+    assert "| torch.nn.LSTM | torch.nn |" in text
+    assert "bench.csv" in done.stdout
