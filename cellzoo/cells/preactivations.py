@@ -49,6 +49,16 @@ class PreActivations:
         self.h = h
         self._sum: Part | None = None
 
+    @classmethod
+    def of_sums(cls, sums: Tensor, x: Part, h_sizes: Mapping[str, int]) -> PreActivations:
+        """All gates' sums, for an update that reads no part of them; `x` holds what else there is.
+
+        Every gate has both parts, so that the sums are laid out like each of them.
+        """
+        made = cls(x, Part(None, h_sizes, {}))
+        made._sum = Part(sums, h_sizes, {})
+        return made
+
     def __getattr__(self, gate: str) -> Tensor:
         x, h = self.x, self.h
         if gate not in x._sizes and gate not in h._sizes:

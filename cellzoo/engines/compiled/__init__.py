@@ -85,57 +85,119 @@ def _run_dense(
     initial: States,
 ) -> tuple[Tensor, States]:
     groups = [[t.flip(0) for t in projected] if reverse else projected, initial, *constants]
-    sizes = [len(group) for group in groups]
-    kind = initial[0].device.type
-    with torch.autocast(kind, enabled=False):  # the steps say themselves what is cast
-        output, *final = _Sequence.apply(made, sizes, *(t for group in groups for t in group))
+    call = _Call(made, [len(group) for group in groups])
+    if made.steps.summed and torch.is_grad_enabled():
+        call.mark = _Mark.apply(call.gradients, groups[0][made.steps.projected.index("all")])
+    with torch.autocast(initial[0].device.type, enabled=False):  # the steps cast what is cast
+        output, *final = _Sequence.apply(call, *(t for group in groups for t in group))
     return output.flip(0) if reverse else output, tuple(final)
 
 
+class _Call:
+    """What a call of `_Sequence` knows beside its tensors.
+
+    Attributes:
+        sizes: of the groups of its inputs.
+        mark, gradients: see `_Mark`.
+    """
+
+    def __init__(self, made: Programs, sizes: list[int]) -> None:
+        self.made = made
+        self.sizes = sizes
+        self.mark: Tensor | None = None
+        self.gradients: list[Tensor] = []
+
+
 class _Sequence(torch.autograd.Function):
-    """A whole sequence: keeps the states before each step and the early products, no more."""
+    """A whole sequence: keeps the states before each step and the pre-activations, no more."""
 
     @staticmethod
-    def forward(ctx: Any, made: Programs, sizes: list[int], *tensors: Tensor) -> Any:
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Any:
         tensors = tuple(tensor.contiguous() for tensor in tensors)
-        found = made.forward(*grouped(tensors, *sizes))
-        number = made.steps.states
+        steps = call.made.steps
+        projected, *groups = grouped(tensors, *call.sizes)
+        found = call.made.forward(projected, *groups)
+        number = steps.states
         final, kept, output = found[:number], found[number:], found[2 * number]
         del kept[number]
-        ctx.made, ctx.sizes = made, sizes
-        ctx.save_for_backward(*tensors, *kept)
+        ctx.call = call
+        given = [projected[place] for place in steps.kept]
+        ctx.save_for_backward(*given, *(t for group in groups for t in group), *kept)
         return output, *final
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        made, sizes = ctx.made, ctx.sizes
-        steps, number = made.steps, made.steps.states
-        inputs, kept = ctx.saved_tensors[: sum(sizes)], ctx.saved_tensors[sum(sizes) :]
+        made, steps, number = ctx.call.made, ctx.call.made.steps, ctx.call.made.steps.states
+        sizes = [len(steps.kept), *ctx.call.sizes[1:]]
+        given, initial, weights, biases, extras, before, early = grouped(
+            ctx.saved_tensors, *sizes, number, len(steps.early)
+        )
         if torch.is_grad_enabled():  # create_graph: a second derivative goes through the loop
-            return None, None, *_replay(made, sizes, inputs, gradients)
-        projected, _, weights, biases, extras = grouped(inputs, *sizes)
-        before, early = list(kept[:number]), list(kept[number:])
+            groups = [initial, weights, biases, extras]
+            return None, *_replay(ctx.call, given, groups, before, early, gradients)
         output, *final = (gradient.contiguous() for gradient in gradients)
-        found = made.backward(projected, before, early, [output], final, weights, biases, extras)
+        found = made.backward(given, before, early, [output], final, weights, biases, extras)
         late = len(steps.late)
         first, of_extras, of_projected, of_products, operands = grouped(
-            found, number, len(extras), len(projected), len(early) + late, late
+            found, number, len(extras), len(steps.projected), len(early) + late, late
         )
         operands = [*(steps.operand(names, before) for names in steps.early), *operands]
         of_weights, of_biases = steps.after_the_loop(weights, biases, operands, of_products)
         every = [*of_projected, *first, *of_weights, *of_biases, *of_extras]
-        wanted = ctx.needs_input_grad[2:]
-        return None, None, *(g if want else None for g, want in zip(every, wanted, strict=True))
+        wanted = ctx.needs_input_grad[1:]
+        return None, *(g if want else None for g, want in zip(every, wanted, strict=True))
 
 
-def _replay(made: Programs, sizes: Any, inputs: Any, gradients: Any) -> list[Tensor | None]:
+def _replay(
+    call: _Call, given: Any, groups: Any, before: Any, early: Any, gradients: Any
+) -> list[Tensor | None]:
     """The gradients by the plain loop, themselves with a graph."""
-    number = made.steps.states
-    found = made.steps.forward(loop, *grouped(inputs, *sizes))
+    steps, (_, weights, biases, _) = call.made.steps, groups
+    projected = list(given)
+    if steps.summed:
+        with torch.no_grad():
+            values = steps.projection_of(early[0], before, weights[0], biases)
+        again = _Again.apply(call.gradients, call.mark, values)
+        projected.insert(steps.projected.index("all"), again)
+    inputs = [*projected, *(tensor for group in groups for tensor in group)]
+    found = steps.forward(loop, projected, *groups)
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     slopes = torch.autograd.grad(
-        [found[2 * number], *found[:number]], wanted, gradients, create_graph=True,
+        [found[2 * steps.states], *found[: steps.states]], wanted, gradients, create_graph=True,
         allow_unused=True,
     )  # fmt: skip
     left = iter(slopes)
     return [next(left) if tensor.requires_grad else None for tensor in inputs]
+
+
+class _Mark(torch.autograd.Function):
+    """An empty tensor that stands for another in the graph, so that this need not be kept.
+
+    `_Again` has the values back, computed anew; their gradient goes on from here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], tensor: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return tensor.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        total = torch.stack(ctx.gradients).sum(0)
+        ctx.gradients.clear()
+        return None, total
+
+
+class _Again(torch.autograd.Function):
+    """Values that were not kept, with the history of a mark."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], mark: Tensor, values: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        ctx.save_for_backward(mark)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        ctx.gradients.append(gradient)
+        return None, torch.zeros_like(ctx.saved_tensors[0]), None

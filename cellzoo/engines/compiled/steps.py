@@ -72,6 +72,8 @@ class Steps:
         extras: the other parameters and buffers that the update may read.
         spread: those of them that act on each sequence of a batch by itself, unit by unit. Their
             gradients are summed over the batch after the loop, not at each step.
+        summed: whether the update reads nothing of the fused projection and of the one early
+            product but their sum; then the sum is kept for the backward pass, and they are not.
         identity: all that the steps do, in words: the update's operations on tensors of these
             widths, and where each tensor comes from.
     """
@@ -82,9 +84,11 @@ class Steps:
         self.late: list[tuple[str, ...]] = []
         self.extras: list[str] = []
         self.spread: list[bool] = []
+        self.summed = False
         self.identity = ""
         self.cell = self._discover(cell)
         self.states = len(cell.layout.states)
+        self.kept = [n for n, name in enumerate(projected) if not self.summed or name != "all"]
 
     # -- between a prepared cell and flat tensors --------------------------------------------
 
@@ -137,7 +141,7 @@ class Steps:
 
         Returns:
             The final states; then, (T, B, …) each, the states before each step, the outputs and
-            the early products.
+            the early products (`summed`: the pre-activations).
         """
         groups = len(weights), len(biases), len(extras)
 
@@ -148,6 +152,9 @@ class Steps:
                 self._turned_product(names, self.operand(names, states), weight)
                 for names, weight in zip(self.early, weights, strict=False)
             ]
+            if self.summed:
+                products = [self._sum(now, products[0], biases)]
+                now = [now[place] for place in self.kept]
             new, output, _ = self._update(cell, now, products, states, weights, biases, None)
             return new, [*states, output, *products]
 
@@ -170,7 +177,8 @@ class Steps:
         """The vjp of all steps.
 
         Args:
-            over_time, projected, weights, biases, extras: as in `forward`.
+            over_time, weights, biases, extras: as in `forward`.
+            projected: those that are `kept`.
             before, early: what `forward` gave.
             of_output: the gradient of the outputs, (T, B, …), as a list of one.
             of_final: the gradients of the final states.
@@ -203,9 +211,8 @@ class Steps:
                 )
                 return (*new, output), operands
 
-            made: Any = torch.func.vjp(
-                update, given, products, old, shifts, list(extras), has_aux=True
-            )
+            extras = [e.expand(batch, -1) if each else e for e, each in self._each(extras)]
+            made: Any = torch.func.vjp(update, given, products, old, shifts, extras, has_aux=True)
             _, vjp, operands = made
             of_given, of_products, of_old, of_late, of_extras = vjp((*of_new, of_output))
             of_old = self._through_products(of_products, weights, old, of_old)
@@ -214,12 +221,15 @@ class Steps:
 
         turned = map(self._turned, self.late, late)
         batch = of_final[0].shape[0]
-        spread = [e.expand(batch, -1) if each else e for e, each in self._each(extras)]
-        shared = [*weights, *turned, *biases, *spread]
-        carry = [*of_final, *(torch.zeros_like(extra) for extra in spread)]
+        shared = [*weights, *turned, *biases, *extras]
+        sums = [e.new_zeros(batch, *e.shape) if s else torch.zeros_like(e)
+                for e, s in self._each(extras)]  # fmt: skip
+        carry = [*of_final, *sums]
         inputs = [*projected, *before, *early, *of_output]
         carry, outputs = over_time(step, carry, inputs, shared, backwards=True)
         first, sums = grouped(carry, self.states, len(extras))
+        if self.summed:
+            outputs.insert(self.projected.index("all"), outputs[len(self.kept)])
         return [*first, *(s.sum(0) if each else s for s, each in self._each(sums)), *outputs]
 
     def after_the_loop(
@@ -259,7 +269,8 @@ class Steps:
         """
         layout = cell.layout
         biased = self._biased([*self.early, *self.late], biases)
-        named = dict(zip(self.projected, projected, strict=True))
+        names = [self.projected[place] for place in self.kept]
+        named = dict(zip(names, projected, strict=True))
         x = Part(named.pop("all", None), layout.x_sizes, named)
         operands: list[Tensor] = []
 
@@ -279,13 +290,26 @@ class Steps:
 
         clone = cell.bind(cell._parameters)
         clone.__dict__["product"] = multiply
-        products = [
-            product if bias is None else product + bias
-            for product, bias in zip(early, biased, strict=False)
-        ]
-        a = PreActivations(x, layout.joined(self.early, products))
+        if self.summed:
+            a = PreActivations.of_sums(early[0], x, layout.h_sizes)
+        else:
+            products = [
+                product if bias is None else product + bias
+                for product, bias in zip(early, biased, strict=False)
+            ]
+            a = PreActivations(x, layout.joined(self.early, products))
         step = clone.normalise(clone.update(a, states_type(tuple(layout.states))(*states)))
         return list(step.states), step.output, operands
+
+    def _sum(self, projected: Tensors, product: Tensor, biases: Tensors) -> Tensor:
+        total = projected[self.projected.index("all")] + product
+        return total + biases[0] if biases else total
+
+    def projection_of(self, sums: Tensor, before: Tensors, weight: Tensor, biases: Any) -> Tensor:
+        """The fused projection again, from kept sums: to rounding."""
+        (names,) = self.early
+        product = self.product(names, self.operand(names, before), weight)
+        return sums - (product + biases[0] if biases else product)
 
     def _through_products(
         self, of_early: Tensors, weights: Tensors, old: Tensors, of_old: Tensors
@@ -387,15 +411,39 @@ class Steps:
             kind = states_type(tuple(cell.layout.states))
             with _Operations(batch) as operations:
                 step = skeleton.normalise(skeleton.update(a, kind(*states)))
+            late = list(self.late)
+            self.summed = self._reads_sums_alone(skeleton, given, kind(*states))
+        self.late = late
         del skeleton.__dict__["product"]
         self.extras = [name for name in seen if getattr(cell, name) is not None]
         self.spread = [operations.spreads(getattr(skeleton, name)) for name in self.extras]
         blocks = [(name, b.kind, b.operand, b.heads) for name, b in cell.layout.blocks.items()]
-        shown: list[Any] = [cell.bias, self.projected, self.early, self.late, self.extras, blocks]
+        shown: list[Any] = [
+            self.summed,
+            cell.bias,
+            self.projected,
+            self.early,
+            self.late,
+            self.extras,
+            blocks,
+        ]
         shown += [given, states, [getattr(skeleton, name) for name in self.extras]]
         shown += [step.states, step.output]
         self.identity = "\n".join([*operations.lines, *(str(operations.shown(s)) for s in shown)])
         return skeleton
+
+    def _reads_sums_alone(self, cell: GatedCell, given: dict[str, Tensor], states: Any) -> bool:
+        """Try an update that sees sums, and no part of them."""
+        layout = cell.layout
+        if len(self.early) != 1 or layout.x_sizes != layout.h_sizes or "all" not in given:
+            return False
+        named = {name: tensor for name, tensor in given.items() if name != "all"}
+        part = Part(None, layout.x_sizes, named)
+        try:
+            cell.update(PreActivations.of_sums(given["all"], part, layout.h_sizes), states)
+        except AttributeError:
+            return False
+        return True
 
 
 class _Operations(TorchDispatchMode):
