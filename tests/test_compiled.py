@@ -108,6 +108,82 @@ def test_only_what_is_wanted_and_no_gradient_at_all():
         torch.testing.assert_close(rnn(x)[0], build("lstm", engine="loop")(x)[0])
 
 
+@pytest.mark.usefixtures("_as_plain_functions")
+@pytest.mark.parametrize("cell", ["peephole_lstm", "gru_v1", "layernorm_lstm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_is_as_far_from_float64_as_the_loop(cell, dtype):
+    """float32 here is under autocast: products in bfloat16, pre-activations and states float32."""
+    autocast = dtype == torch.float32
+
+    def run(engine, dtype, autocast=False):
+        torch.manual_seed(0)
+        rnn = RNN(cell, 8, 16, engine=engine, dtype=F64).to(dtype)
+        x = normal(12, 4, 8).detach().to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output, state = rnn(x)
+        states = state if isinstance(state, tuple) else (state,)
+        assert {t.dtype for t in (output, *states)} == {dtype}
+        output.sum().backward()
+        found = {"output": output, "x": x.grad, **{n: p.grad for n, p in rnn.named_parameters()}}
+        return {name: tensor.detach().double() for name, tensor in found.items()}
+
+    exact = run("loop", F64)
+    loop, compiled = run("loop", dtype, autocast), run("compiled", dtype, autocast)
+    for name, want in exact.items():
+        off = [((got[name] - want).norm() / want.norm()).item() for got in (loop, compiled)]
+        assert off[1] < 2 * off[0] + 1e-3, name
+
+
+@pytest.mark.usefixtures("_as_plain_functions")
+@pytest.mark.parametrize("engine", ["loop", "compiled"])
+@pytest.mark.parametrize("cell", ["peephole_lstm", "gru"])
+def test_fewer_saved_states_give_the_same(cell, engine):
+    results = []
+    for steps in (None, 1, 3, 100):
+        rnn = RNN(cell, 3, 4, num_layers=2, bidirectional=True, dtype=F64, engine=engine,
+                  checkpoint_steps=steps)  # fmt: skip
+        shake(rnn)
+        x = normal(7, 2, 3)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(normal(7, 3, 3), [7, 4, 4])
+        output, state = rnn(x)
+        inputs = {"x": x, **dict(rnn.named_parameters())}
+        dense = everything(output, state, inputs)
+        results.append({**dense, "packed": rnn(packed)[0].data})
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+def test_fewer_saved_states_are_not_for_native():
+    rnn = RNN("lstm", 3, 4, checkpoint_steps=2)
+    assert rnn.explain() == "loop (chosen); native declined: its kernels keep every step's states"
+    with pytest.raises(ValueError, match="checkpoint_steps must be greater than zero"):
+        RNN("lstm", 3, 4, checkpoint_steps=0)
+
+
+@pytest.mark.usefixtures("_as_plain_functions")
+def test_auto_settles_on_the_fastest():
+    for cell, engine in {"lstm": "native", "gru": "compiled", "peephole_lstm": "compiled"}.items():
+        rnn = RNN(cell, 3, 4)
+        state = torch.get_rng_state()
+        assert rnn.settle_engine() == []
+        assert rnn.engine == engine
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(p.grad is None for p in rnn.parameters())
+    rnn = RNN("peephole_lstm", 3, 4, engine="loop")
+    assert (rnn.settle_engine(), rnn.engine) == ([], "loop")
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_auto_settles_on_the_loop_where_nothing_can_be_compiled(monkeypatch):
+    def no_compiler(*arguments, **keywords):
+        raise FileNotFoundError("no C++ compiler")
+
+    monkeypatch.setattr(programs, "_compile", no_compiler)
+    rnn = RNN("peephole_lstm", 3, 4)
+    assert rnn.settle_engine() == ["FileNotFoundError: no C++ compiler"]
+    assert rnn.engine == "loop"
+
+
 def test_declines_with_a_reason():
     with pytest.raises(EngineError, match="float16"):
         RNN("lstm", 3, 4, engine="compiled").half()(torch.zeros(2, 1, 3, dtype=torch.float16))
