@@ -177,7 +177,7 @@ def _make(steps: Steps, name: str, sizes: list[int], flat: list[Tensor]) -> str:
         try:
             example = _example(steps, name, sizes, flat)
             graph, outputs = _trace(getattr(steps, name), sizes, example)
-            key = cache.key(_text(graph))
+            key = cache.key(_sources(), _text(graph))
             if cache.find(key) is None:
                 library = _compile(graph, example, backwards=name == "backward")
                 cache.store(key, library, {"outputs": outputs, **_sizes(graph)})
@@ -377,8 +377,8 @@ def _lean(code: str) -> str:
     before, loop = code[: start.start()], code[start.start() :]
     for found in list(BUFFER.finditer(loop)):
         name, *extents = found.groups()
-        if f"std::move({name})" in loop:
-            continue
+        if re.search(rf"(std::move|wrapper|assign_tensors_out)\({name}\b", loop):
+            continue  # it, or a view of it, may be what the next step reads
         for extent in dict.fromkeys(extents):
             declared = re.search(EXTENTS.format(extent), loop, re.MULTILINE)
             if declared:
