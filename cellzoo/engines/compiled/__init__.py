@@ -198,6 +198,6 @@ class _Again(torch.autograd.Function):
         return values.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         ctx.gradients.append(gradient)
         return None, torch.zeros_like(ctx.saved_tensors[0]), None

@@ -263,7 +263,9 @@ def _is_zeros(node: Any) -> bool:
     if not isinstance(node, torch.fx.Node) or node.op != "call_function":
         return False
     name = node.target.overloadpacket.__name__ if hasattr(node.target, "overloadpacket") else ""
-    return "zeros" in name or (name in ("full", "full_like", "new_full") and node.args[-1] == 0)
+    return bool(
+        "zeros" in name or (name in ("full", "full_like", "new_full") and node.args[-1] == 0)
+    )
 
 
 def _alike(node: Any, other: torch.fx.Node) -> bool:
