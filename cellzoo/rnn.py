@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -226,24 +227,25 @@ class RNN(nn.Module):
         if self.engine != "auto":
             return why
         for candidate in engines.fastest(self.cell()):
+            trial = copy.deepcopy(self)  # a projection in training may write to its buffers
+            trial.engine = candidate
             try:
-                self.engine = candidate
-                self._try()
-                return why
+                trial._try()
             except engines.EngineError as error:
-                self.engine = "auto"
                 why.append(str(error))
+            else:
+                self.engine = candidate
+                break
         return why
 
     def _try(self) -> None:
-        """A forward and a backward pass over two steps, without a trace."""
+        """A forward and a backward pass over two steps."""
         x = self._like().new_zeros(2, 2, self.input_size)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             output, _ = self(x)
             wanted = [p for p in self.parameters() if p.requires_grad]
             if wanted:
                 torch.autograd.grad(output.float().sum(), wanted, allow_unused=True)
-        self._ran = None
 
     @property
     def ran(self) -> str | None:

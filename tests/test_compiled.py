@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_contract import CASES, STACKS, build
 
-from cellzoo import RNN, list_cells
+from cellzoo import RNN, GatedCell, list_cells
 from cellzoo.engines import CompileError, EngineError
 from cellzoo.engines.compiled import cache, programs
 
@@ -171,6 +171,33 @@ def test_auto_settles_on_the_fastest():
         assert all(p.grad is None for p in rnn.parameters())
     rnn = RNN("peephole_lstm", 3, 4, engine="loop")
     assert (rnn.settle_engine(), rnn.engine) == ([], "loop")
+
+
+class Counting(GatedCell):
+    """A projection that counts, in training, the rows that it has seen."""
+
+    gates = ("n",)
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.register_buffer("rows", torch.zeros(()))
+
+    def project(self, x):
+        if self.training:
+            self.rows.add_(x.shape[0])
+        return self.project_gates(x)
+
+    def update(self, a, s):
+        return torch.tanh(a.n)
+
+
+@pytest.mark.usefixtures("_as_plain_functions")
+def test_what_only_looks_at_a_cell_leaves_its_buffers():
+    rnn = RNN(Counting, 3, 4)
+    assert rnn.settle_engine() == []
+    assert (rnn.engine, rnn.rows_l0.item()) == ("compiled", 0)
+    rnn(torch.zeros(5, 2, 3))
+    assert rnn.rows_l0.item() == 5
 
 
 @pytest.mark.usefixtures("_own_cache")

@@ -393,8 +393,13 @@ class Steps:
                       for extent in tensor.shape}  # fmt: skip
             batch = next(n for n in range(2, 10_000) if n not in widths)
             x = torch.zeros(batch, cell.input_size, dtype=like.dtype, device=like.device)
+            # On copies: a projection in training may count what it sees into its buffers.
+            trial = cell.bind(
+                cell._parameters,
+                {name: b if b is None else b.clone() for name, b in cell._buffers.items()},
+            )
             with torch.random.fork_rng(devices=[]):
-                given = {k: v.to("meta") for k, v in cell.project_sequence(x, None).items()}
+                given = {k: v.to("meta") for k, v in trial.project_sequence(x, None).items()}
             states = tuple(s.to("meta") for s in cell.initial_state(batch))
             skeleton = cell.bind(
                 _Watched(seen, {name: meta(p) for name, p in cell._parameters.items()}),
@@ -406,14 +411,13 @@ class Steps:
             }
             skeleton.__dict__["_weights"] = {}
             a = skeleton.pre_activations(given, states)
-            seen.clear()
             skeleton.__dict__["product"] = multiply
             kind = states_type(tuple(cell.layout.states))
+            self.summed = self._reads_sums_alone(skeleton, given, kind(*states))
+            seen.clear()
+            self.late.clear()
             with _Operations(batch) as operations:
                 step = skeleton.normalise(skeleton.update(a, kind(*states)))
-            late = list(self.late)
-            self.summed = self._reads_sums_alone(skeleton, given, kind(*states))
-        self.late = late
         del skeleton.__dict__["product"]
         self.extras = [name for name in seen if getattr(cell, name) is not None]
         self.spread = [operations.spreads(getattr(skeleton, name)) for name in self.extras]
