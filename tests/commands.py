@@ -54,6 +54,16 @@ def sweep(*overrides: str) -> int:
     return main(["sweep", *TINY, *overrides])
 
 
+def assert_refused(arguments: list[str], says: str, capfd) -> str:
+    """Wrong usage is one line on stderr that says what is wrong; returns what stdout has."""
+    assert main(arguments) == 2
+    captured = capfd.readouterr()
+    assert says in captured.err
+    assert captured.err.startswith("cellzoo: ")
+    assert len(captured.err.strip().splitlines()) == 1
+    return captured.out
+
+
 def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m cellzoo …` in a process of its own."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CELLZOO_PL"))}

@@ -9,7 +9,7 @@ import numpy
 import pandas
 import pytest
 import torch
-from commands import as_a_user
+from commands import as_a_user, assert_refused
 from torch import nn
 
 from cellzoo import RNN
@@ -402,11 +402,7 @@ WRONG_INPUT = {
 @pytest.mark.parametrize("line", WRONG_INPUT)
 def test_wrong_input_is_one_line_and_leaves_nothing(line, tmp_path, capfd):
     (tmp_path / "file").touch()
-    assert main(["bench", *line.split()]) == 2
-    said = capfd.readouterr().err
-    assert WRONG_INPUT[line] in said
-    assert said.startswith("cellzoo: ")
-    assert len(said.strip().splitlines()) == 1
+    assert_refused(["bench", *line.split()], WRONG_INPUT[line], capfd)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

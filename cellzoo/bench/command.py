@@ -6,8 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from cellzoo.bench.warm import warm
 from cellzoo.cells.base import cells
 from cellzoo.engines import ENGINES
 from cellzoo.registry import nearest
+from cellzoo.threads import on_threads
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threads", torch.get_num_threads() if said.threads is None else said.threads
     )
     out = _folder(said.out)
-    with _threads(threads):
+    with on_threads(threads):
         rows = bench(
             chosen,
             list(dict.fromkeys(engines)),
@@ -143,14 +143,3 @@ def _say(text: str) -> None:
     """What goes on, on one line of a terminal; without a thread, which would cost the measured."""
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """torch on so many threads, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,12 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from cellzoo.bench.peers import PACKAGES, TORCH_NN
-from cellzoo.bench.results import MEASURED, overall
+from cellzoo.bench.results import MEASURED, by_shape, overall
 from cellzoo.bench.shape import Shape
 from cellzoo.compare.plots import COLOURS, TEXT
 from cellzoo.engines import ENGINES
 
-SIZES = list(Shape._fields)
 LINE = 0.17  # inches: each contender has a line of its own, so that none lies over another
 MANY = 40  # lines, of which panels lie all beside each other: one can read across
 
@@ -29,7 +28,7 @@ def plot(rows: pandas.DataFrame) -> Figure | None:
     rows = rows[(rows["status"] == MEASURED) & rows["ratio"].notna()]
     if rows.empty:
         return None
-    shapes = [Shape(*sizes) for sizes in rows[SIZES].drop_duplicates().itertuples(index=False)]
+    shapes = by_shape(rows)
     looks = _looks(rows)
     heights = _heights(rows, list(looks))
     lines = sum(map(len, heights.values())) + len(heights)
@@ -41,8 +40,7 @@ def plot(rows: pandas.DataFrame) -> Figure | None:
     for number, axes in enumerate(panels):
         axes.set_visible(number < len(shapes))
         if number < len(shapes):
-            at = (rows[SIZES] == list(shapes[number])).all(axis=1)
-            _panel(axes, shapes[number], rows[at], looks, heights)
+            _panel(axes, *shapes[number], looks, heights)
             axes.tick_params(labelbottom=number + across >= len(shapes))
     labels = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()]
     figure.legend(

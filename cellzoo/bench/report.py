@@ -8,8 +8,7 @@ import pandas
 
 from cellzoo.bench.machine import in_words
 from cellzoo.bench.plot import plot
-from cellzoo.bench.results import MEASURED
-from cellzoo.bench.shape import Shape
+from cellzoo.bench.results import MEASURED, by_shape
 from cellzoo.bench.table import markdown, print_tables
 from cellzoo.compare.plots import save
 from cellzoo.compare.report import wide_console
@@ -43,7 +42,7 @@ def _head(rows: pandas.DataFrame) -> list[str]:
     """Where, by what and how often this was measured."""
     measured = rows[rows["status"] == MEASURED]
     first = measured.iloc[0].to_dict()
-    shapes = len(measured[list(Shape._fields)].drop_duplicates())
+    shapes = len(by_shape(measured))
     beside = measured.dropna(subset="version").drop_duplicates("engine")
     versions = [f"{row['engine']} {row['version']}" for _, row in beside.iterrows()]
     return [

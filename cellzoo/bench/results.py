@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 import pandas
@@ -75,6 +76,12 @@ def row(
 def absent_row(absent: Absent, shape: Shape | None) -> dict[str, object]:
     """What does not take part at a shape, or (None) at any."""
     return _identity(*absent, shape)
+
+
+def by_shape(rows: pandas.DataFrame) -> list[tuple[Shape, pandas.DataFrame]]:
+    """The rows of each shape, as they follow each other."""
+    groups: Any = rows.groupby(list(Shape._fields), sort=False)
+    return [(Shape(*map(int, sizes)), group) for sizes, group in groups]
 
 
 def overall(rows: pandas.DataFrame) -> pandas.DataFrame:

@@ -20,6 +20,7 @@ from cellzoo.bench.memory import peak_bytes
 from cellzoo.bench.results import MEASURED, WHOLE, absent_row, row
 from cellzoo.bench.shape import Shape
 from cellzoo.engines import CompileError, EngineError
+from cellzoo.engines.errors import in_one_line
 
 Say = Callable[[str], object]
 
@@ -141,13 +142,10 @@ def _product(x: Tensor) -> tuple[Call, int]:
 
 def _absent(candidate: Candidate, error: Exception) -> Absent:
     """Why a candidate does not take part, in words that do not repeat its name."""
-    reason = (str(error).strip().splitlines() or [""])[0]
     declined = isinstance(error, EngineError) and not isinstance(error, CompileError)
-    if isinstance(error, EngineError):
-        reason = reason.removeprefix(f"engine {candidate.engine!r} cannot run {candidate.cell}: ")
-        reason = reason.removeprefix(f"{candidate.engine} declined: ")
-    else:
-        reason = f"{type(error).__name__}: {reason}"
+    reason = in_one_line(error)
+    reason = reason.removeprefix(f"engine {candidate.engine!r} cannot run {candidate.cell}: ")
+    reason = reason.removeprefix(f"{candidate.engine} declined: ")
     return Absent(*candidate[:3], "declined" if declined else "failed", reason)
 
 

@@ -10,10 +10,9 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from cellzoo.bench.results import MEASURED, overall
+from cellzoo.bench.results import MEASURED, by_shape, overall
 from cellzoo.bench.shape import Shape
 
-SIZES = list(Shape._fields)
 NOTES = (
     "Times are medians over the rounds; quartiles are of the training step (forward, and backward "
     "to the parameters).",
@@ -38,15 +37,14 @@ class Table(NamedTuple):
 def tables(rows: pandas.DataFrame) -> Iterator[Table]:
     """A table for each shape, the fastest first; then means over them, and what is absent."""
     measured = rows[rows["status"] == MEASURED]
-    shapes = [Shape(*sizes) for sizes in measured[SIZES].drop_duplicates().itertuples(index=False)]
-    for shape in shapes:
-        at = (measured[SIZES] == list(shape)).all(axis=1)
-        yield _of_shape(shape, measured[at].sort_values("step_ms", kind="stable"))
+    shapes = by_shape(measured)
+    for shape, at in shapes:
+        yield _of_shape(shape, at.sort_values("step_ms", kind="stable"))
     if len(shapes) > 1:
         yield _of_means(overall(rows), len(shapes))
     absent = rows[rows["status"] != MEASURED]
     if len(absent):
-        yield _of_absent(absent, len(rows[SIZES].dropna().drop_duplicates()))
+        yield _of_absent(absent, len(by_shape(rows)))
 
 
 def print_tables(rows: pandas.DataFrame, console: Console) -> None:
@@ -129,7 +127,7 @@ def _by_shapes(group: pandas.DataFrame, shapes: int) -> dict[str, list[str]]:
     """Contenders by the shapes that they are absent from, unsaid where those are all."""
     found: dict[str, list[str]] = {}
     for name, rows in group.groupby("contender", sort=False):
-        at = [str(Shape(*sizes)) for sizes in rows[SIZES].dropna().itertuples(index=False)]
+        at = [str(shape) for shape, _ in by_shape(rows)]
         where = f" (at {'; '.join(at)})" if 0 < len(at) < shapes else ""
         found.setdefault(where, []).append(str(name))
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from cellzoo.engines import EngineError
+from cellzoo.engines.errors import in_one_line
 from cellzoo.rnn import RNN
 
 # Any sizes will do, since one program serves all; units that heads divide.
@@ -30,9 +30,7 @@ def warm(cells: Sequence[str], say: Callable[[str], object]) -> dict[str, str]:
         try:
             _compile(cell)
         except Exception as error:  # one cell that fails must not leave the others cold
-            reason = (str(error).strip().splitlines() or [""])[0]
-            named = isinstance(error, EngineError)
-            failed[cell] = reason if named else f"{type(error).__name__}: {reason}"
+            failed[cell] = in_one_line(error)
             say(f"{cell}: not compiled: {failed[cell]}")
         else:
             say(f"{cell}: {time.perf_counter() - start:.1f} s")

@@ -7,6 +7,7 @@ update; each weight's gradient is one product after the loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -93,6 +94,7 @@ def _run_dense(
     return output.flip(0) if reverse else output, tuple(final)
 
 
+@dataclass
 class _Call:
     """What a call of `_Sequence` knows beside its tensors.
 
@@ -101,11 +103,10 @@ class _Call:
         mark, gradients: see `_Mark`.
     """
 
-    def __init__(self, made: Programs, sizes: list[int]) -> None:
-        self.made = made
-        self.sizes = sizes
-        self.mark: Tensor | None = None
-        self.gradients: list[Tensor] = []
+    made: Programs
+    sizes: list[int]
+    mark: Tensor | None = None
+    gradients: list[Tensor] = field(default_factory=list)
 
 
 class _Sequence(torch.autograd.Function):
@@ -127,7 +128,8 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        made, steps, number = ctx.call.made, ctx.call.made.steps, ctx.call.made.steps.states
+        made = ctx.call.made
+        steps, number = made.steps, made.steps.states
         sizes = [len(steps.kept), *ctx.call.sizes[1:]]
         given, initial, weights, biases, extras, before, early = grouped(
             ctx.saved_tensors, *sizes, number, len(steps.early)

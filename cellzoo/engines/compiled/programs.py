@@ -15,9 +15,10 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache as once
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -25,10 +26,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from cellzoo.cells import base
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.compiled import cache
 from cellzoo.engines.compiled.steps import Step, Steps, grouped, loop
-from cellzoo.engines.errors import CompileError
+from cellzoo.engines.errors import CompileError, in_one_line
+from cellzoo.threads import on_threads
 
 COMPILE = True  # tests also run the steps as they are
 ALONE = 1024  # numbers of a state for which one thread is faster than to wait for more
@@ -75,22 +78,9 @@ class Programs:
             return getattr(self.steps, name)(loop, *groups)
         if name not in self._made:
             self._made[name] = program(self.steps, name, [len(group) for group in groups], flat)
-        with _alone(batch * self.steps.cell.hidden_size <= ALONE):
+        small = batch * self.steps.cell.hidden_size <= ALONE
+        with on_threads(1) if small and torch.get_num_threads() > 1 else nullcontext():
             return self._made[name](flat, (length, batch))
-
-
-@contextmanager
-def _alone(small: bool) -> Iterator[None]:
-    """One thread, for what is small."""
-    threads = torch.get_num_threads()
-    if not small or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Program:
@@ -175,7 +165,7 @@ def _make(steps: Steps, name: str, sizes: list[int], flat: list[Tensor]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own, about itself
         try:
-            example = _example(steps, name, sizes, flat)
+            example = _example(sizes, flat)
             graph, outputs = _trace(getattr(steps, name), sizes, example)
             key = cache.key(_sources(), _text(graph))
             if cache.find(key) is None:
@@ -185,29 +175,23 @@ def _make(steps: Steps, name: str, sizes: list[int], flat: list[Tensor]) -> str:
         except CompileError:
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise CompileError(f"{type(error).__name__}: {reason}") from error
+            raise CompileError(in_one_line(error)) from error
 
 
-def _example(steps: Steps, name: str, sizes: list[int], flat: list[Tensor]) -> list[Tensor]:
+def _example(sizes: list[int], flat: list[Tensor]) -> list[Tensor]:
     """Inputs of the same widths, but of a length and a batch size that no other extent has.
 
     Extents that are equal when traced are taken for one and the same.
     """
     taken = {extent for tensor in flat for extent in tensor.shape}
-    length, batch = (n for n, _ in zip((n for n in range(5, 10_000) if n not in taken), "TB"))  # noqa: B905
-    projected, *rest = grouped(flat, *sizes)
-    if name == "forward":
-        ((states, *constants),) = (rest,)
-        before, early, of_output = [], [], []
-    else:
-        before, early, of_output, states, *constants = rest
-    over_time = [
-        tensor.new_zeros(length, batch, *tensor.shape[2:])
-        for tensor in (*projected, *before, *early, *of_output)
+    length, batch = islice((n for n in count(5) if n not in taken), 2)
+    # What comes before the states has time's dimension: Steps.forward, Steps.backward.
+    *over_time, states, weights, biases, extras = grouped(flat, *sizes)
+    return [
+        *(t.new_zeros(length, batch, *t.shape[2:]) for group in over_time for t in group),
+        *(t.new_zeros(batch, *t.shape[1:]) for t in states),
+        *(torch.zeros_like(t) for t in (*weights, *biases, *extras)),
     ]
-    now = [tensor.new_zeros(batch, *tensor.shape[1:]) for tensor in states]
-    return [*over_time, *now, *(torch.zeros_like(t) for group in constants for t in group)]
 
 
 def _trace(
@@ -339,10 +323,12 @@ def _compile(graph: torch.fx.GraphModule, example: list[Tensor], backwards: bool
         "post_grad_custom_post_pass": _from_the_end() if backwards else None,
     }
     log = logging.getLogger("torch._inductor.standalone_compile")
-    log.addFilter(_says_nothing)  # that it cannot save: `cache` does
-    with config.patch(settings), mock.patch.object(CppWrapperCodeCache, "load_pybinding", noted):
+    with (
+        config.patch(settings),
+        mock.patch.object(CppWrapperCodeCache, "load_pybinding", noted),
+        mock.patch.object(log, "disabled", True),  # it warns that it cannot save: `cache` does
+    ):
         inductor.standalone_compile(graph, [*example], dynamic_shapes="from_graph")
-    log.removeFilter(_says_nothing)
     if len(libraries) != 1:
         raise CompileError(f"the compiler made {len(libraries)} libraries instead of one")
     return Path(libraries[0])
@@ -354,8 +340,6 @@ HANDLE = re.compile(  # a new handle of a tensor, for a part of the loop
     r" *RAIIAtenTensorHandle \1\(\1_handle\);\n",
     re.MULTILINE,
 )
-
-
 BUFFER = re.compile(  # a buffer of one step
     r"^ *AtenTensorHandle (while_loop_(?:cond|body)_graph_\w+)_handle;\n"
     r" *AOTI_TORCH_ERROR_CODE_CHECK\(aoti_torch_empty_strided\(\d+, (\w+), (\w+), .*\n"
@@ -402,10 +386,6 @@ def _without_handles(code: str) -> str:
         elif re.fullmatch(r"arg\d+_1", source) and f"std::move({name})" not in uses:
             code = re.sub(rf"\b{name}\b", source, uses)
     return code
-
-
-def _says_nothing(record: logging.LogRecord) -> bool:
-    return False
 
 
 def _load(library: Path) -> Callable[[Any], Any]:
@@ -488,9 +468,11 @@ def _keep_freed_memory() -> None:
 
 @once
 def _sources() -> str:
-    """This engine's own code, as a hash."""
-    text = b"".join(Path(__file__).with_name(f"{n}.py").read_bytes() for n in ("programs", "steps"))
-    return hashlib.sha256(text).hexdigest()
+    """The code that makes programs of an update, as a hash."""
+    here, cells = Path(__file__).parent, Path(base.__file__).parent
+    files = [here / "programs.py", here / "steps.py"]
+    files += [cells / f"{name}.py" for name in ("base", "layout", "preactivations")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 _programs: dict[Any, Programs] = {}
