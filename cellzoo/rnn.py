@@ -160,7 +160,7 @@ class RNN(nn.Module):
     def extra_parameters(self) -> dict[str, Extra]:
         """What the cell declares of its extra parameters, by their names here."""
         directions = 2 if self.bidirectional else 1
-        found = {}
+        found: dict[str, Extra] = {}
         for number, cell in enumerate(self._cells):
             suffix = _suffix(*divmod(number, directions))
             found |= {name + suffix: extra for name, extra in cell.extra.items()}

@@ -19,9 +19,7 @@ from cellzoo.cells.base import cells
 
 # Those that cellzoo brings; tests and plugins may have registered more.
 CELLS = [name for name in list_cells() if cells[name].__module__.startswith("cellzoo.")]
-OPTIONS = {"elman": ({"nonlinearity": "tanh"}, {"nonlinearity": "relu"})}
-SIZES: dict[str, list[tuple[int, int]]] = {}  # (I, H) of cells that do not take any
-VARIANTS = [(name, options) for name in CELLS for options in OPTIONS.get(name, ({},))]
+VARIANTS = [(name, options) for name in REFERENCES for options in REFERENCES[name].variants]
 
 
 def as_reference(rnn: RNN) -> dict[str, dict]:
@@ -55,7 +53,7 @@ def test_every_cell_has_a_reference_and_says_what_it_was_written_from():
 @given(data=st.data())
 def test_equals_its_reference(name, options, data):
     steps, batch = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
-    sizes = data.draw(st.sampled_from(SIZES.get(name, [(1, 1), (3, 2), (2, 5), (4, 4)])))
+    sizes = data.draw(st.sampled_from(REFERENCES[name].sizes))
     bias, scale = data.draw(st.booleans()), data.draw(st.floats(0.1, 3))
     seed = data.draw(st.integers(0, 10**6))
     rnn = RNN(name, *sizes, bias=bias, dtype=F64, engine="loop", **options).eval()
@@ -195,7 +193,7 @@ def test_the_projection_is_a_product_with_the_output():
 
 @pytest.mark.parametrize("name", CELLS)
 def test_numbers_of_parameters(name):
-    for i, h in SIZES.get(name, [(1, 1), (3, 2), (2, 5), (7, 4)]):
+    for i, h in REFERENCES[name].sizes:
         count = sum(p.numel() for p in build_cell(name, i, h).parameters())
         assert count == REFERENCES[name].parameters(i, h)
 

@@ -19,23 +19,32 @@ class Reference:
         step: see the package's docstring.
         source: one of SOURCES.
         parameters: from I and H to the number of parameters, biases as cellzoo has them.
+        variants: the cell's options that it is compared under.
+        sizes: the (I, H) that it is compared at.
     """
 
     step: Callable[..., Any]
     source: str
     parameters: Callable[[int, int], int]
+    variants: tuple[dict[str, Any], ...]
+    sizes: tuple[tuple[int, int], ...]
 
 
 REFERENCES: dict[str, Reference] = {}
 
 
-def reference(source: str, parameters: Callable[[int, int], int]) -> Any:
-    """Make a function the reference of the cell of its name."""
+def reference(
+    source: str,
+    parameters: Callable[[int, int], int],
+    variants: tuple[dict[str, Any], ...] = ({},),
+    sizes: tuple[tuple[int, int], ...] = ((1, 1), (3, 2), (2, 5), (4, 4)),
+) -> Any:
+    """Make a function the reference of the cell of its name; see `Reference`."""
     assert source in SOURCES
 
     def decorate(step: Any) -> Any:
         assert step.__name__ not in REFERENCES
-        REFERENCES[step.__name__] = Reference(step, source, parameters)
+        REFERENCES[step.__name__] = Reference(step, source, parameters, variants, sizes)
         return step
 
     return decorate

@@ -5,7 +5,11 @@ import numpy as np
 from references.common import from_hidden, from_input, reference
 
 
-@reference("memory", lambda i, h: h * (i + h + 2))
+@reference(
+    "memory",
+    lambda i, h: h * (i + h + 2),
+    variants=({"nonlinearity": "tanh"}, {"nonlinearity": "relu"}),
+)
 def elman(x, state, W, U, b, extra):
     """Simple recurrent network; gate ``n``.
 
