@@ -216,7 +216,10 @@ class Init:
                     raise ValueError(
                         f"{cell.name} has no gate {gate!r} in {parameter}: {nearest(gate, gates)}"
                     )
-                _check_options(*_scheme(scheme))
+                name, options = _scheme(scheme)
+                if name == "paper":
+                    raise ValueError(f"{parameter}: 'paper' is a whole cell's init, not a block's")
+                _check_options(name, options)
         name = "forget_bias" if self.forget_bias is not None else "chrono"
         if self.forget_bias is None and self.chrono is None:
             return
