@@ -94,10 +94,14 @@ def written_out(
 
 def random_state(rnn: RNN, batch: int, seed: int = 50) -> tuple[Tensor, ...]:
     """A random state of the right shapes; those that are not real keep their initial values."""
-    return tuple(
-        normal(*s.shape, seed=seed + i) if s.dtype == F64 else s
-        for i, s in enumerate(tensors(rnn.initial_state(batch)))
-    )
+    declared = rnn.cell().layout.states.values()
+    drawn = []
+    for i, (initial, state) in enumerate(
+        zip(tensors(rnn.initial_state(batch)), declared, strict=True)
+    ):
+        value = normal(*initial.shape, seed=seed + i) if initial.dtype == F64 else initial
+        drawn.append(value.detach().abs().requires_grad_() if state.positive else value)
+    return tuple(drawn)
 
 
 def in_form(state: tuple[Tensor, ...]) -> Any:

@@ -48,11 +48,13 @@ class State:
     """A state's width (a number or an attribute of the cell), dtype and initial value.
 
     The dtype is that of the parameters unless given; "complex" is the complex type beside it.
+    A `positive` state is above zero after any step, as a normaliser is: tests draw it so.
     """
 
     width: int | str = "hidden_size"
     dtype: torch.dtype | Literal["complex"] | None = None
     initial: float = 0.0
+    positive: bool = False
 
 
 class Extra:

@@ -1,0 +1,81 @@
+"""Strongly typed cells: gates and content read inputs only, and the state enters by averages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, sigmoid, tanh
+from torch.nn.functional import linear
+
+from cellzoo.cells.base import GatedCell, register_cell
+from cellzoo.cells.declare import Extra, Gate, State
+from cellzoo.cells.preactivations import PreActivations
+
+
+@register_cell("t_rnn")
+class TRNN(GatedCell):
+    """Strongly typed simple recurrent network.
+
+        z = W_z x + b_z      f = σ(W_f x + b_f)
+        h' = f ⊙ h + (1 − f) ⊙ z
+
+    The paper writes no b_z.
+    """
+
+    paper = "Balduzzi & Ghifary 2016, arXiv:1602.02218"
+    reference = "memory"
+    gates = {"z": Gate(state="none"), "f": Gate(state="none")}
+    keep = {"f": +1}
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        f = sigmoid(a.f)
+        return f * s.h + (1 - f) * a.z
+
+
+class OfTwoInputs(GatedCell):
+    """A cell whose gates read this step's input x and the previous one y, zero at first.
+
+    The state `previous` is V y of all gates, (B, 3·H), so that V y too is made for a whole
+    sequence at once, and the state is as wide in a layer of any input size.
+    """
+
+    paper = "Balduzzi & Ghifary 2016, arXiv:1602.02218"
+    reference = "memory"
+    gates = {gate: Gate(state="none") for gate in "zfo"}
+    extra = {"weight_previous": Extra("fused_size", "input_size")}
+    keep = {"f": +1}
+
+    def project(self, x: Tensor) -> dict[str, Tensor]:
+        return {"all": self.project_gates(x), "next": linear(x, self.weight_previous)}
+
+
+@register_cell("t_gru")
+class TGRU(OfTwoInputs):
+    """Strongly typed gated recurrent unit; y is the previous input, V `weight_previous`.
+
+    z = W_z x + V_z y + b_z      f = σ(W_f x + V_f y + b_f)      o = tanh(W_o x + V_o y + b_o)
+    h' = f ⊙ h + z ⊙ o
+    """
+
+    states = {"h": State(), "previous": State("fused_size")}
+
+    def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor]:
+        z, f, o = self.split(a.x.all + s.previous)
+        return sigmoid(f) * s.h + z * tanh(o), a.x.next
+
+
+@register_cell("t_lstm")
+class TLSTM(OfTwoInputs):
+    """Strongly typed LSTM; y is the previous input, V `weight_previous`.
+
+    z = W_z x + V_z y + b_z      f = σ(W_f x + V_f y + b_f)      o = tanh(W_o x + V_o y + b_o)
+    c' = f ⊙ c + (1 − f) ⊙ z      output h = o ⊙ c'
+    """
+
+    states = {"c": State(), "previous": State("fused_size")}
+
+    def update(self, a: PreActivations, s: Any) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        z, f, o = self.split(a.x.all + s.previous)
+        f = sigmoid(f)
+        c = f * s.c + (1 - f) * z
+        return (c, a.x.next), tanh(o) * c
