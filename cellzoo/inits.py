@@ -124,7 +124,8 @@ def uniform(block: Tensor, hidden_size: int, *, low: float = -0.1, high: float =
 @register_init("uniform_gate")
 def uniform_gate(block: Tensor, hidden_size: int) -> None:
     """A bias whose gate is uniform in [1/H, 1 − 1/H] (Gu et al. 2020, arXiv:1910.09890)."""
-    nn.init.uniform_(block, 1 / hidden_size, 1 - 1 / hidden_size)
+    low = 1 / max(2, hidden_size)  # a single gate is 1/2, as are two
+    nn.init.uniform_(block, low, 1 - low)
     with torch.no_grad():
         block.logit_()
 
@@ -243,7 +244,12 @@ class Init:
         declared = dict(cell.paper_init)
         if self.forget_bias is not None or self.chrono is not None:
             declared |= {"forget_bias": self.forget_bias, "chrono": self.chrono}
-        declared["blocks"] = {**declared.get("blocks", {}), **self.blocks}
+        there = {
+            name: choice
+            for name, choice in declared.get("blocks", {}).items()
+            if cell._parameters.get(name, choice) is not None  # None: built without this bias
+        }
+        declared["blocks"] = {**there, **self.blocks}
         return Init.of(declared)
 
     @torch.no_grad()

@@ -397,6 +397,12 @@ def test_init_paper_is_refused_where_the_cell_declares_none():
         make(Prescribed, init={"blocks": {"weight_ih": "paper"}})
 
 
+def test_init_paper_leaves_out_the_biases_that_the_cell_was_built_without():
+    rnn = make("fastrnn", init="paper", bias=False)
+    assert rnn.bias_ih_l0 is None
+    assert make("fastrnn", init="paper").bias_ih_l0.eq(1).all()
+
+
 @pytest.mark.parametrize("init", ["torch", "paper", "zeros"])
 def test_an_extra_parameter_starts_as_a_function_of_the_cell(init):
     rnn = make(Prescribed, num_layers=2, bidirectional=True, init=init)
@@ -413,6 +419,8 @@ def test_a_uniform_gate_is_spread_over_its_range():
     assert f.max() <= 1 - 1 / 500 + 1e-5
     counts = torch.histc(f, 5, 0, 1)
     assert counts.min() > 60  # 100 each, on the average
+    one = make("lstm", 2, 1, init={"blocks": {"bias_ih": {"f": "uniform_gate"}}})
+    assert one.gate_weights()["f"].bias_ih.item() == 0  # σ(0) = 1/2
 
 
 def test_uniform_takes_its_range():

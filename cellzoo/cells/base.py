@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import namedtuple
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -179,11 +179,20 @@ class GatedCell(nn.Module):
             return fused
         return fused.split([block.rows[name] for name in names], -1)
 
-    def project_gates(self, x: Tensor) -> Tensor:
-        """The fused input projection, (…, I) to (…, G·H)."""
+    def project_gates(self, x: Tensor, **functions: Callable[[Tensor], Tensor]) -> Tensor:
+        """The fused input projection, (…, I) to (…, G·H).
+
+        `functions` act on gates by name: `n=torch.tanh` makes `a.x.n` of tanh(W_n x + b_n).
+        """
         if self.weight_ih is None:
             return x.new_empty(*x.shape[:-1], 0)
-        return functional.linear(x, self.weight_ih, self.bias_ih).to(self.weight_ih.dtype)
+        fused = functional.linear(x, self.weight_ih, self.bias_ih).to(self.weight_ih.dtype)
+        if not functions:
+            return fused
+        sizes = self.layout.x_sizes
+        parts = dict(zip(sizes, fused.split(list(sizes.values()), -1), strict=True))
+        parts |= {name: function(parts[name]) for name, function in functions.items()}
+        return torch.cat(list(parts.values()), -1)
 
     def split(self, fused: Tensor) -> tuple[Tensor, ...]:
         """A fused tensor (…, G·H) by gate, in declared order."""

@@ -1,14 +1,15 @@
-"""Gated recurrent units."""
+"""Gated recurrent units and their nearest relatives, which change or drop a gate of theirs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, sigmoid, tanh
 
 from cellzoo.cells.base import GatedCell, register_cell
-from cellzoo.cells.declare import Gate
+from cellzoo.cells.declare import Extra, Gate
 from cellzoo.cells.preactivations import PreActivations
+from cellzoo.options import option
 
 
 @register_cell("gru")
@@ -52,3 +53,121 @@ class GRUv1(GatedCell):
         z = sigmoid(a.z)
         n = tanh(a.n + self.product("n", sigmoid(a.r) * s.h))
         return (1 - z) * n + z * s.h
+
+
+@register_cell("gru1")
+class GRU1(GatedCell):
+    """`gru_v1` whose gates do not see the input, the first of three reductions.
+
+        r = σ(U_r h + b_r)      z = σ(U_z h + b_z)
+        n = tanh(W_n x + U_n (r ⊙ h) + b_n)
+        h' = (1 − z) ⊙ h + z ⊙ n
+
+    `gru2` leaves out the gates' biases too; `gru3` leaves them nothing else. As in the paper,
+    and unlike in `gru`, a large z overwrites.
+    """
+
+    paper = "Dey & Salem 2017, arXiv:1701.05923"
+    reference = "memory"
+    gates = {"r": Gate(x="none"), "z": Gate(x="none"), "n": Gate(late=True)}
+    biases: ClassVar[tuple[str, ...]] = ("hh",)
+    keep = {"z": -1}
+
+    def gate(self, a: PreActivations, name: str) -> Tensor:
+        """The gate of that name."""
+        return sigmoid(getattr(a, name))
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        z = self.gate(a, "z")
+        n = tanh(a.n + self.product("n", self.gate(a, "r") * s.h))
+        return (1 - z) * s.h + z * n
+
+
+@register_cell("gru2")
+class GRU2(GRU1):
+    """`gru1` whose gates have no bias: r = σ(U_r h), z = σ(U_z h)."""
+
+    biases = ("ih",)  # of n alone: the gates have no rows from x
+
+
+@register_cell("gru3")
+class GRU3(GRU1):
+    """`gru1` whose gates are learned constants: r = σ(b_r), z = σ(b_z)."""
+
+    gates = {"n": Gate(late=True)}
+    extra = {"bias_r": Extra("hidden_size"), "bias_z": Extra("hidden_size")}
+    biases = ("ih",)
+    keep = {}
+
+    def gate(self, a: PreActivations, name: str) -> Tensor:
+        return sigmoid(getattr(self, f"bias_{name}"))
+
+
+@register_cell("ur_gru")
+class URGRU(GatedCell):
+    """`gru_v1` whose update gate is refined: an auxiliary gate moves it within [z², 1 − (1 − z)²].
+
+        r = σ(W_r x + U_r h + b_r)      z = σ(W_z x + U_z h + b_z + b_u)
+        e = σ(W_e x + U_e h + b_e − b_u)
+        g = e ⊙ (1 − (1 − z)²) + (1 − e) ⊙ z²
+        n = tanh(W_n x + U_n (r ⊙ h) + b_n)
+        h' = (1 − g) ⊙ n + g ⊙ h
+
+    The gates are called r (reset), z (update) and `refine` (e), and b_u is `bias_u`.
+    `init="paper"` is the uniform gate initialisation: σ(b_u) uniform in [1/H, 1 − 1/H]. The paper
+    defines the refinement for any gate; that the reset gate stays, before the product, is one
+    reading of it.
+    """
+
+    paper = "Gu et al. 2020, arXiv:1910.09890"
+    reference = "memory"
+    gates = {"r": Gate(), "z": Gate(), "refine": Gate(), "n": Gate(late=True)}
+    extra = {"bias_u": Extra("hidden_size")}
+    biases = ("ih",)
+    paper_init = {"name": "torch", "blocks": {"bias_u": "uniform_gate"}}
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        z, refine = sigmoid(a.z + self.bias_u), sigmoid(a.refine - self.bias_u)
+        g = refine * (1 - (1 - z) ** 2) + (1 - refine) * z**2
+        n = tanh(a.n + self.product("n", sigmoid(a.r) * s.h))
+        return (1 - g) * n + g * s.h
+
+
+@register_cell("miru1")
+class MiRU1(GatedCell):
+    """Minion recurrent unit with a reset gate; the update gate is a coefficient λ.
+
+    r = σ(W_r x + U_r h + b_r)
+    n = tanh(W_n x + U_n (r ⊙ h) + b_n)
+    h' = λ h + (1 − λ) n
+    """
+
+    paper = "Zyarah & Kudithipudi 2025, arXiv:2503.06175"
+    reference = "memory"
+    gates = {"r": Gate(), "n": Gate(late=True)}
+    biases = ("ih",)
+    update_coefficient: float = option(0.5, "λ, the share of h that is kept")
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        n = tanh(a.n + self.product("n", sigmoid(a.r) * s.h))
+        return self.update_coefficient * s.h + (1 - self.update_coefficient) * n
+
+
+@register_cell("miru2")
+class MiRU2(GatedCell):
+    """Minion recurrent unit without gates: both are coefficients, β for reset and λ for update.
+
+    n = tanh(W_n x + U_n (β h) + b_n)
+    h' = λ h + (1 − λ) n
+    """
+
+    paper = "Zyarah & Kudithipudi 2025, arXiv:2503.06175"
+    reference = "memory"
+    gates = ("n",)
+    biases = ("ih",)
+    reset_coefficient: float = option(0.5, "β, the share of h that n sees")
+    update_coefficient: float = option(0.5, "λ, the share of h that is kept")
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        n = tanh(a.x.n + self.reset_coefficient * a.h.n)
+        return self.update_coefficient * s.h + (1 - self.update_coefficient) * n
