@@ -1,6 +1,6 @@
 """Recurrent cells: the base class, then one file a family; each registers its cells."""
 
-from cellzoo.cells import elman, gru, lstm
+from cellzoo.cells import elman, gru, lstm, min_rnns
 from cellzoo.cells.base import GatedCell, build_cell, list_cells, register_cell
 from cellzoo.cells.declare import Extra, Gate, State
 
@@ -14,5 +14,6 @@ __all__ = [
     "gru",
     "list_cells",
     "lstm",
+    "min_rnns",
     "register_cell",
 ]
