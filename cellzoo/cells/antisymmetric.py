@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, sigmoid, tanh
@@ -27,7 +27,7 @@ class AntisymmetricRNN(GatedCell):
 
     paper = "Chang et al. 2019, arXiv:1902.09689"
     reference = "memory"
-    gates = ("n",)
+    gates: ClassVar[Any] = ("n",)
     biases = ("ih",)
     step_size: float = option(0.01, "ε")
     diffusion: float = option(0.01, "γ")
@@ -75,7 +75,7 @@ class LipschitzRNN(GatedCell):
     diffusion: float = option(0.001, "γ")
 
     @property
-    def paper_init(self) -> dict[str, Any]:  # type: ignore[override]
+    def paper_init(self) -> dict[str, Any]:
         std = 1 / self.hidden_size
         return {"name": "glorot", "blocks": {"weight_hh": {"name": "normal", "std": std}}}
 

@@ -112,6 +112,8 @@ class GatedCell(nn.Module):
         self.bias = bool(bias)
         self.options = resolve(type(self), self.name, options)
         for name, value in self.options.items():
+            if hasattr(GatedCell, name):
+                raise TypeError(f"{self.name}: an option cannot be called {name!r}")
             setattr(self, name, value)
         self.layout = Layout.of(self)
         self._make_parameters(device, dtype)

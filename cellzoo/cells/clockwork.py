@@ -21,7 +21,7 @@ class ClockworkRNN(GatedCell):
 
     A module sees itself and the slower ones. The first step is t = 0, at which all move; t is a
     state, so that the clock goes on from one call to the next. The units are dealt out to
-    `modules` modules in order, as evenly as they divide, the fastest first.
+    `groups` modules in order, as evenly as they divide, the fastest first.
     """
 
     paper = "Koutník et al. 2014, arXiv:1402.3511"
@@ -29,12 +29,12 @@ class ClockworkRNN(GatedCell):
     gates = ("n",)
     states = {"h": State(), "t": State(1, torch.long)}
     biases = ("ih",)
-    modules: int = option(4, "how many modules")
+    groups: int = option(4, "how many modules")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         units = torch.arange(self.hidden_size, device=self._like.device)
-        module = units * positive("modules", self.modules) // self.hidden_size
+        module = units * positive("groups", self.groups) // self.hidden_size
         self.register_buffer("period", 2**module)
 
     def recurrent_weights(self) -> dict[str, Tensor]:

@@ -111,6 +111,7 @@ class CfC(GatedCell):
 
     paper = "Hasani et al. 2022, arXiv:2106.13898"
     reference = "memory"
+    biases = ("hh",)  # one a layer: every gate has a recurrent block
     elapsed_time = True
     mode: str = option(
         "default", "the form of the solution", choices=("default", "pure", "no_gate")
@@ -125,7 +126,7 @@ class CfC(GatedCell):
         return ("g",) if self.mode == "pure" else ("g", "k", "ta", "tb")
 
     @property
-    def gates(self) -> dict[str, Gate]:  # type: ignore[override]
+    def gates(self) -> dict[str, Gate]:
         if self.backbone_layers == 0:
             return {head: Gate() for head in self._heads}
         made = {"b1": Gate(width="backbone_units")}
@@ -137,11 +138,7 @@ class CfC(GatedCell):
         return made | {head: Gate(x="none", of=last, late=True) for head in self._heads}
 
     @property
-    def biases(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("hh",)  # every gate has a recurrent block, and the paper's layers have one bias
-
-    @property
-    def extra(self) -> dict[str, Extra]:  # type: ignore[override]
+    def extra(self) -> dict[str, Extra]:
         if self.mode != "pure":
             return {}
         return {"w": Extra("hidden_size", init=0.0), "amplitude": Extra("hidden_size", init=1.0)}

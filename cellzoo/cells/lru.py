@@ -63,7 +63,7 @@ class LRU(GatedCell):
     max_phase: float = option(2 * math.pi, "the greatest phase of λ at the start")
 
     @property
-    def paper_init(self) -> dict[str, Any]:  # type: ignore[override]
+    def paper_init(self) -> dict[str, Any]:
         inward = {"name": "normal", "std": 1 / math.sqrt(2 * self.input_size)}
         outward = {"name": "normal", "std": 1 / math.sqrt(self.hidden_size)}
         skip = {"name": "normal", "std": 1.0}

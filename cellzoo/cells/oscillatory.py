@@ -70,7 +70,7 @@ class UnICORNN(GatedCell):
     alpha: float = option(30.65, "α")
 
     @property
-    def paper_init(self) -> dict[str, Any]:  # type: ignore[override]
+    def paper_init(self) -> dict[str, Any]:
         bound = math.sqrt(6 / ((1 + 8**2) * self.input_size))
         return {
             "name": "torch",

@@ -35,19 +35,19 @@ class QRNN(GatedCell):
     window: int = option(2, "inputs that a gate sees", choices=(1, 2))
 
     @property
-    def gates(self) -> dict[str, Gate]:  # type: ignore[override]
+    def gates(self) -> dict[str, Gate]:
         return {gate: Gate(state="none") for gate in ("z", *self.pooling)}
 
     @property
-    def states(self) -> dict[str, State]:  # type: ignore[override]
+    def states(self) -> dict[str, State]:
         return {"c": State()} | ({"before": State("fused_size")} if self.window == 2 else {})
 
     @property
-    def extra(self) -> dict[str, Extra]:  # type: ignore[override]
+    def extra(self) -> dict[str, Extra]:
         return {"weight_before": Extra("fused_size", "input_size")} if self.window == 2 else {}
 
     @property
-    def write(self) -> dict[str, int]:  # type: ignore[override]
+    def write(self) -> dict[str, int]:
         return {"i": +1} if "i" in self.pooling else {}
 
     def project(self, x: Tensor) -> Tensor | dict[str, Tensor]:
@@ -56,12 +56,13 @@ class QRNN(GatedCell):
         return {"all": self.project_gates(x), "next": linear(x, self.weight_before)}
 
     def update(self, a: PreActivations, s: Any) -> tuple[tuple[Tensor, ...], Tensor]:
-        total, before = a.x.all, ()
+        total = a.x.all
+        moved: tuple[Tensor, ...] = ()
         if self.window == 2:
-            before = (recur(s.before, None, a.x.next),)
+            moved = (recur(s.before, None, a.x.next),)
             total = total + s.before
         gate = dict(zip(self.gates, self.split(total), strict=True))
         f = sigmoid(gate["f"])
         i = sigmoid(gate["i"]) if "i" in gate else 1 - f
         c = recur(s.c, f, i * tanh(gate["z"]))
-        return (c, *before), sigmoid(gate["o"]) * c if "o" in gate else c
+        return (c, *moved), sigmoid(gate["o"]) * c if "o" in gate else c

@@ -80,7 +80,7 @@ class SRU(_Highway):
     rescale: bool = option(True, "whether α is as above, else 1")
 
     @property
-    def paper_init(self) -> dict[str, Any]:  # type: ignore[override]
+    def paper_init(self) -> dict[str, Any]:
         bound = math.sqrt(3 / self.input_size)
         highway = {"name": "constant", "value": self.highway_bias}
         return {
