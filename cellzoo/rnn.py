@@ -43,8 +43,9 @@ class RNN(nn.Module):
         device, dtype: of the parameters.
         init: an init scheme: its name, or a mapping of `name`, options and `blocks` (see Init).
         forget_bias, chrono: see Init.
-        engine: "auto" (native where exact, else loop), or an engine by name ("native", "loop",
-            "compiled"); see `explain` and `settle_engine`.
+        engine: "auto" (native where exact, else scan where the cell is linear, else loop), or an
+            engine by name ("native", "compiled", "scan", "loop"); see `explain` and
+            `settle_engine`.
         checkpoint_steps: keep states for the backward pass only every so many steps, and compute
             those between again: less memory for long sequences, and more time. None: keep all.
         options: the cell's own (`proj_size` of lstm, `nonlinearity` of elman, …).

@@ -474,6 +474,7 @@ class DeclarationsThatDependOnOptions(GatedCell):
 
 
 def build(cell, **options) -> RNN:
+    torch.manual_seed(0)  # of buffers that are drawn
     rnn = RNN(cell, *SIZES, dtype=F64, **options)
     shake(rnn)
     return rnn
@@ -743,6 +744,7 @@ def declares(**attributes):
     [
         ({}, TypeError, "must declare its gates"),
         ({"gates": ("n",), "states": ()}, TypeError, "must declare its gates and its states"),
+        ({"gates": ("n",), "modules": option(3)}, TypeError, "option cannot be called 'modules'"),
         ({"gates": ("n", "n")}, TypeError, "'n' .*twice"),
         ({"gates": ("n",), "states": ("h", "h")}, TypeError, "'h' .*twice"),
         ({"gates": ("a b",)}, TypeError, "'a b' cannot be the name"),

@@ -68,6 +68,7 @@ class GatedCell(nn.Module):
         elapsed_time   whether steps take the time since the last one, as `a.x.dt` (B, 1)
         paper_init the initialisation that the paper prescribes, which `init="paper"` takes: a
                    mapping as `Init.of` takes
+        linear     whether each state enters linearly, by `linear.recur`, so that `scan` may run it
         bounded    whether its states stay finite over thousands of steps of large inputs
         reference  what the reference that it is tested against was written from: "paper",
                    "author's code", "secondary source" or "memory"; "" where there is none
@@ -87,6 +88,7 @@ class GatedCell(nn.Module):
     derived: ClassVar[tuple[str, ...]] = ()
     elapsed_time: ClassVar[bool] = False
     paper_init: ClassVar[Any] = {}
+    linear: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     engines: ClassVar[tuple[str, ...] | None] = None
     engines_reason: ClassVar[str] = ""
@@ -110,6 +112,8 @@ class GatedCell(nn.Module):
         self.bias = bool(bias)
         self.options = resolve(type(self), self.name, options)
         for name, value in self.options.items():
+            if hasattr(GatedCell, name):
+                raise TypeError(f"{self.name}: an option cannot be called {name!r}")
             setattr(self, name, value)
         self.layout = Layout.of(self)
         self._make_parameters(device, dtype)

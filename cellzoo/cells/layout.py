@@ -113,7 +113,7 @@ class Layout:
             self.h_sizes[name] = rows
 
     def _check(self, cell: Any) -> None:
-        if not self.gates or not self.states:
+        if not (self.gates or cell.extra) or not self.states:
             raise TypeError(f"{cell.name} must declare its gates and its states")
         known = {*self.gates, *self.states}
         for name in known:
@@ -125,6 +125,8 @@ class Layout:
         for name, gate in self.gates.items():
             operand = {gate.of} if isinstance(gate.of, str) else {*gate.of}
             unknown = operand - (known if gate.late else {*self.states})
+            if gate.state != "none" and cell.linear:
+                raise TypeError(f"{cell.name} is linear: gate {name!r} cannot read a state")
             if gate.state != "none" and unknown:
                 raise TypeError(f"{cell.name}: gate {name!r} reads {unknown}, which is no state")
         for role in ("keep", "write"):
