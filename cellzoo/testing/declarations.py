@@ -74,7 +74,7 @@ def keep_and_write(subject: Subject) -> None:
     if not cell.keep and not cell.write:
         raise NotChecked("declares no gate that keeps its memory")
     for role, of, what in (
-        ("keep", "the state", "the states keep"),
+        ("keep", "itself", "the states keep"),
         ("write", "x", "the states take in of x"),
     ):
         for gate, sign in getattr(cell, role).items():
@@ -87,34 +87,36 @@ def keep_and_write(subject: Subject) -> None:
                 raise ConformanceError(
                     f"{role} = {{{gate!r}: {sign:+d}}} says that a larger bias of gate {gate} "
                     f"makes what {what} {'grow' if sign > 0 else 'shrink'}, but from bias −6 to +6 "
-                    f"d {state}'/d {of} goes from {low[state]:.3g} to {high[state]:.3g}. Usual "
-                    f"cause: the gate is the share that is overwritten: the other sign"
+                    f"the slope of state {state} on {of}, eight steps before, goes from "
+                    f"{low[state]:.3g} to {high[state]:.3g}. Usual cause: the gate is the share that "
+                    f"is overwritten, or let through: the other sign"
                 )
 
 
 def _sensitivity(subject: Subject, gate: str, bias: float, of: str) -> dict[str, float]:
-    """How much each new state depends on itself, or on x, with a gate's bias set."""
+    """How much each state depends, some steps on, on itself or on x, with a gate's bias set."""
     rnn = subject.rnn(scale=0.2)
+    states = warm_state(rnn, 3)
     with torch.no_grad():
-        for block in rnn.gate_weights()[gate][2:]:
-            if block is not None:
-                block.zero_()
-        next(b for b in rnn.gate_weights()[gate][2:] if b is not None).fill_(bias)
-    x, states, dt = normal(1, 3, rnn.input_size), warm_state(rnn, 3), elapsed(rnn, 1, 3)
+        first, *others = (b for b in rnn.gate_weights()[gate][2:] if b is not None)
+        first.fill_(bias)
+        for other in others:
+            other.zero_()
+    x, dt = normal(8, 3, rnn.input_size), elapsed(rnn, 8, 3)
     _, final = rnn(x, as_given(states), dt)
     found = {}
     for name, old, new in zip(rnn.cell().layout.states, states, as_tuple(final), strict=True):
         if not new.requires_grad:
             continue
         real = torch.view_as_real(new).sum(-1) if new.is_complex() else new
-        total = 0.0
-        for unit in range(real.shape[-1]):
-            (slope,) = torch.autograd.grad(
-                real[..., unit].sum(), x if of == "x" else old, retain_graph=True,
-                allow_unused=True, materialize_grads=True,
-            )  # fmt: skip
-            total += (slope if of == "x" else slope[..., unit]).abs().mean().item()
-        found[name] = total / real.shape[-1]
+        slopes = [
+            torch.autograd.grad(unit.sum(), x if of == "x" else old, retain_graph=True,
+                                materialize_grads=True)[0]
+            for unit in real.unbind(-1)
+        ]  # fmt: skip
+        if of != "x":  # each unit's on itself
+            slopes = [slope[..., unit] for unit, slope in enumerate(slopes)]
+        found[name] = torch.stack([slope.abs().mean() for slope in slopes]).mean().item()
     return found
 
 

@@ -161,9 +161,11 @@ def packed(subject: Subject) -> None:
 def backwards(subject: Subject) -> None:
     """The backward direction is the cell over the flipped sequence."""
     both, ahead, back = subject.rnn(bidirectional=True), subject.rnn(), subject.rnn()
-    for name, parameter in both.named_parameters():
-        target = back if name.endswith("_reverse") else ahead
-        target.get_parameter(name.removesuffix("_reverse")).data = parameter.data
+    weights = both.state_dict()
+    ahead.load_state_dict({n: w for n, w in weights.items() if not n.endswith("_reverse")})
+    back.load_state_dict(
+        {n.removesuffix("_reverse"): w for n, w in weights.items() if n.endswith("_reverse")}
+    )
     x, dt = normal(STEPS, BATCH, both.input_size), elapsed(both, STEPS, BATCH)
     output, final = both(x, None, dt)
     first, first_final = ahead(x, None, dt)
