@@ -257,7 +257,7 @@ class WritesByTheOtherSign(LSTM):
 def test_the_wrong_sign_of_keep_and_write():
     said = failure("keep_and_write", KeepsByTheOtherSign)
     assert "keep = {'f': -1}" in said
-    assert "depend less on the states of some steps before, but from bias −6 to +6" in said
+    assert "depend less on the states of twelve steps before, but from bias −6 to +6" in said
     assert "write = {'i': -1}" in failure("keep_and_write", WritesByTheOtherSign)
 
 

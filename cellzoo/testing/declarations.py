@@ -80,16 +80,16 @@ def keep_and_write(subject: Subject) -> None:
             if not sign * (high - low) > 1e-3 * max(low, high):
                 raise ConformanceError(
                     f"{role} = {{{gate!r}: {sign:+d}}} says that with a larger bias of gate {gate} "
-                    f"outputs depend {'more' if sign > 0 else 'less'} on {of} of some steps "
+                    f"outputs depend {'more' if sign > 0 else 'less'} on {of} of twelve steps "
                     f"before, but from bias −6 to +6 that slope goes from {low:.3g} to {high:.3g}. "
                     f"Usual cause: the gate is the share that is overwritten: the other sign"
                 )
 
 
 def _slope(subject: Subject, gate: str, bias: float, of: str) -> float:
-    """How much an output depends on the states, or on x, four steps before; a gate's bias set."""
+    """How much an output depends on the states, or x, twelve steps before; a gate's bias set."""
     rnn = subject.rnn(scale=0.2)
-    x, dt, states = normal(4, 3, rnn.input_size), elapsed(rnn, 4, 3), warm_state(rnn, 3)
+    x, dt, states = normal(12, 3, rnn.input_size), elapsed(rnn, 12, 3), warm_state(rnn, 3)
     with torch.no_grad():
         first, *others = (b for b in rnn.gate_weights()[gate][2:] if b is not None)
         first.fill_(bias)
