@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,11 @@ from cellzoo.options import OptionSpec, option_specs
 console = Console(highlight=False)
 
 
+# What a reference may have been written from for its cell to count as verified.
+VERIFIED = ("paper", "author's code")
+UNCHECKED = "not checked against a paper"
+
+
 def show_cells(arguments: list[str]) -> int:
     """List the cells that match a pattern, or show one cell's equations and options."""
     parser = argparse.ArgumentParser(
@@ -26,28 +32,80 @@ def show_cells(arguments: list[str]) -> int:
     parser.add_argument("name", nargs="?", default="*", help="a cell, or a pattern like '*lstm*'")
     parser.add_argument("--input-size", type=int, default=64, metavar="I")
     parser.add_argument("--hidden-size", type=int, default=64, metavar="H")
+    parser.add_argument("--markdown", action="store_true", help="the table, as Markdown")
     said = parser.parse_args(arguments)
     sizes = said.input_size, said.hidden_size
     if not any(character in said.name for character in "*?["):
         _show_cell(cells[said.name], *sizes)
         return 0
-    table = Table(
-        "name",
-        "paper",
-        "gates",
-        "states",
-        box=None,
-        pad_edge=False,
-        caption=f"parameters of one layer with input_size {sizes[0]}, hidden_size {sizes[1]}",
-        caption_justify="left",
-    )
-    table.add_column("parameters", justify="right")
-    for name in cells.names(said.name):
-        cell = build_cell(name, *sizes)
-        gates, states = " ".join(cell.layout.gates), " ".join(cell.layout.states)
-        table.add_row(name, escape(cell.paper), gates, states, f"{_count(cell):,}")
+    made = [build_cell(name, *sizes) for name in cells.names(said.name)]
+    caption = f"products: matrices that a step applies to states; parameters: of one layer with " \
+              f"input_size {sizes[0]}, hidden_size {sizes[1]}"  # fmt: skip
+    if said.markdown:
+        _print_markdown(made, caption)
+        return 0
+    table = Table(*HEADER[:-2], box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for heading in HEADER[-2:]:
+        table.add_column(heading, justify="right")
+    for cell in made:
+        table.add_row(*map(escape, _row(cell)))
     console.print(table)
+    console.print("\n" + "\n".join(_verified(made)), soft_wrap=True)
     return 0
+
+
+HEADER = ("name", "paper", "gates", "states", "products", "parameters")
+
+
+def _row(cell: GatedCell) -> list[str]:
+    gates, states = " ".join(cell.layout.gates), " ".join(cell.layout.states)
+    return [cell.name, cell.paper, gates, states, str(products(cell)), f"{_count(cell):,}"]
+
+
+def _print_markdown(made: Sequence[GatedCell], caption: str) -> None:
+    """The table as Markdown, a cell's name linked to nothing: files move."""
+    print("| " + " | ".join([*HEADER, "checked against"]) + " |")
+    print("|---|---|---|---|--:|--:|---|")
+    for cell in made:
+        name, paper, *others = (each.replace("|", "\\|") for each in _row(cell))
+        print("| " + " | ".join([f"`{name}`", paper, *others, cell.reference or "–"]) + " |")
+    print("\n" + caption[0].upper() + caption[1:] + ".")
+    print("\n" + " ".join(_verified(made)))
+
+
+def _verified(made: Sequence[GatedCell]) -> list[str]:
+    """How many cells are verified, and which are not and why."""
+    grades: dict[str, list[str]] = {}
+    for cell in made:
+        if cell.reference not in VERIFIED:
+            grades.setdefault(cell.reference, []).append(cell.name)
+    number = len(made) - sum(map(len, grades.values()))
+    lines = [
+        f"{number} of {len(made)} are verified: equal to an independent reference written from the "
+        f"paper or its author's code."
+    ]
+    for grade, names in sorted(grades.items()):
+        why = f"Unverified, the reference being from {grade}" if grade else UNCHECKED.capitalize()
+        lines.append(f"{why}: {', '.join(names)}.")
+    return lines
+
+
+@torch.no_grad()
+def products(cell: GatedCell) -> int:
+    """The matrix products with states in one step, counted as the step makes them."""
+    prepared = cell.prepare()
+    blocks = [block for block, _, _ in prepared._early.values()]
+
+    def counted(gate: Any, v: torch.Tensor) -> Any:
+        found = type(cell).product(prepared, gate, v)
+        names = (gate,) if isinstance(gate, str) else tuple(gate)
+        blocks.append(prepared._late[names][0] if names in prepared._late else None)
+        return found
+
+    prepared.__dict__["product"] = counted
+    projected = prepared.project_sequence(torch.zeros(1, cell.input_size), None)
+    prepared.advance(projected, cell.initial_state(1))
+    return sum(block is None or block.kind != "diagonal" for block in blocks)
 
 
 def show_tasks(arguments: list[str]) -> int:
@@ -83,6 +141,8 @@ def _show_cell(cls: type[GatedCell], input_size: int, hidden_size: int) -> None:
     console.print(f"states  {' '.join(cell.layout.states)}")
     for gate, sign in cell.keep.items():
         console.print(f"keeps its memory by  {gate if sign > 0 else '1 − ' + gate}")
+    checked = f"checked against a reference from  {cell.reference}"
+    console.print(checked if cell.reference else UNCHECKED)
     console.print(f"\nparameters with input_size {input_size}, hidden_size {hidden_size}:")
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, parameter in cell.named_parameters():

@@ -1,4 +1,4 @@
-"""The commands: train, sweep, compare, bench, cells, tasks."""
+"""The commands: train, sweep, compare, bench, check, cells, tasks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ cellzoo: a research framework for recurrent cell variants
   cellzoo sweep [overrides]      many runs: cell=lstm,gru seed=0,1,2
   cellzoo compare DIRECTORY      tables and plots of a sweep's runs
   cellzoo bench [CELL …]         time and memory beside torch.nn; --warm compiles ahead
+  cellzoo check FILE|NAME        whether cells do what every cell must: a line for each check
   cellzoo cells [NAME]           the registered cells, or one's equations and options
   cellzoo tasks [NAME]           the registered tasks
 
@@ -110,6 +111,12 @@ def _bench(arguments: list[str], debug: bool) -> int:
     return bench(arguments)
 
 
+def _check(arguments: list[str], debug: bool) -> int:
+    from cellzoo.testing.command import main as check
+
+    return check(arguments)
+
+
 def _cells(arguments: list[str], debug: bool) -> int:
     from cellzoo.catalogue import show_cells
 
@@ -127,6 +134,7 @@ COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
     "sweep": _sweep,
     "compare": _compare,
     "bench": _bench,
+    "check": _check,
     "cells": _cells,
     "tasks": _tasks,
 }

@@ -254,59 +254,6 @@ def test_ended_sequences_are_not_computed(bidirectional):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_backwards_is_forwards_flipped(cell):
-    both, ahead, back = make(cell, bidirectional=True), make(cell), make(cell)
-    for name, parameter in both.named_parameters():
-        target = back if name.endswith("_reverse") else ahead
-        target.get_parameter(name.removesuffix("_reverse")).data = parameter.data
-    x, state = normal(5, 2, 3), random_state(both, 2)
-    output, final = both(x, in_form(state))
-    first, first_final = ahead(x, in_form(tuple(s[:1] for s in state)))
-    second, second_final = back(x.flip(0), in_form(tuple(s[1:] for s in state)))
-    torch.testing.assert_close(output, torch.cat([first, second.flip(0)], -1))
-    for got, one, two in zip(*map(tensors, (final, first_final, second_final)), strict=True):
-        torch.testing.assert_close(got, torch.cat([one, two]))
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("engine", ["loop", "auto"])
-def test_the_state_carries_everything(cell, engine):
-    rnn = make(cell, num_layers=2, engine=engine)
-    x, state = normal(7, 2, 3), in_form(random_state(rnn, 2))
-    whole, end = rnn(x, state)
-    first, middle = rnn(x[:3], state)
-    second, carried = rnn(x[3:], middle)
-    torch.testing.assert_close(whole, torch.cat([first, second]))
-    torch.testing.assert_close(tensors(carried), tensors(end))
-
-
-@settings(max_examples=20)
-@given(cell=st.sampled_from(CELLS), t=st.integers(0, 4), b=st.integers(0, 2))
-def test_causal_and_batch_independent(cell, t, b):
-    rnn = make(cell, num_layers=2)
-    x = normal(5, 3, 3)
-    (gradient,) = torch.autograd.grad(rnn(x)[0][t, b].sum(), x)
-    seen = gradient.abs().sum(-1) > 0
-    want = torch.zeros(5, 3, dtype=torch.bool)
-    want[: t + 1, b] = True
-    assert seen.equal(want)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("engine", ["loop", "auto"])
-def test_step_by_step(cell, engine):
-    rnn = make(cell, engine=engine)
-    x = normal(4, 2, 3)
-    output, final = rnn(x)
-    state, one = None, rnn.cell()
-    for t in range(4):
-        y, state = one.step(x[t], state)
-        torch.testing.assert_close(y, output[t])
-    torch.testing.assert_close(tensors(state), tuple(s[0] for s in tensors(final)))
-    torch.testing.assert_close(one(x[0])[0], output[0])
-
-
-@pytest.mark.parametrize("cell", CELLS)
 def test_initial_state_is_what_none_means(cell):
     rnn = make(cell, num_layers=2, bidirectional=True)
     x = normal(3, 2, 3)
