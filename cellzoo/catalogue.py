@@ -38,7 +38,8 @@ def show_cells(arguments: list[str]) -> int:
     if not any(character in said.name for character in "*?["):
         _show_cell(cells[said.name], *sizes)
         return 0
-    made = [build_cell(name, *sizes) for name in cells.names(said.name)]
+    # In evaluation: a batch norm in training wants more than one sequence.
+    made = [build_cell(name, *sizes).eval() for name in cells.names(said.name)]
     caption = f"products: matrices that a step applies to states; parameters: of one layer with " \
               f"input_size {sizes[0]}, hidden_size {sizes[1]}"  # fmt: skip
     if said.markdown:
