@@ -59,6 +59,8 @@ def test_equals_its_reference(name, options, data):
     rnn = RNN(name, *sizes, bias=bias, dtype=F64, engine="loop", **options).eval()
     shake(rnn, seed, scale)
     x, state = normal(steps, batch, sizes[0], seed=seed), random_state(rnn, batch, seed)
+    if data.draw(st.booleans()):
+        state = tensors(rnn.initial_state(batch))
     dt = normal(steps, batch, seed=seed + 1).detach().exp() if rnn.cell().elapsed_time else None
     output, final = rnn(x, in_form(state), dt)
     want, want_final = references.run(
@@ -77,7 +79,7 @@ def test_equals_its_reference(name, options, data):
 
 @pytest.mark.parametrize(("name", "options"), [*VARIANTS, ("lstm", {"proj_size": 2})])
 def test_gradcheck(name, options):
-    rnn = RNN(name, 2, 3, dtype=F64, engine="loop", **options)
+    rnn = RNN(name, 2, 4, dtype=F64, engine="loop", **options)  # two heads divide four units
     shake(rnn, seed=5)
     names = [name for name, _ in rnn.named_parameters()]
     x, state = normal(2, 2, 2), random_state(rnn, 2)

@@ -25,10 +25,36 @@ secondary source, or memory; its docstring says more.
 
 import numpy as np
 
-from references import elman, gru, lstm
+from references import (
+    elman,
+    gru,
+    layernorm,
+    lstm,
+    lstm_gating,
+    lstm_memory,
+    lstm_variants,
+    nas,
+    phased_lstm,
+    strongly_typed,
+    xlstm,
+)
 from references.common import REFERENCES, f64
 
-__all__ = ["REFERENCES", "elman", "gru", "lstm", "run"]
+__all__ = [
+    "REFERENCES",
+    "elman",
+    "gru",
+    "layernorm",
+    "lstm",
+    "lstm_gating",
+    "lstm_memory",
+    "lstm_variants",
+    "nas",
+    "phased_lstm",
+    "run",
+    "strongly_typed",
+    "xlstm",
+]
 
 
 def run(cell, xs, state, W, U, b, extra, dt=None):
