@@ -51,7 +51,7 @@ class LayerNormGRU(GatedCell):
     """
 
     paper = "Ba, Kiros, Hinton 2016, arXiv:1607.06450"
-    reference = "memory"
+    reference = "author's code"
     gates = ("r", "z", "n")
     biases = ("ih",)
     extra = {
@@ -93,7 +93,7 @@ class LayerNormLSTM(GatedCell):
     """
 
     paper = "Ba, Kiros, Hinton 2016, arXiv:1607.06450"
-    reference = "memory"
+    reference = "author's code"
     gates = ("i", "f", "g", "o")
     states = ("h", "c")
     biases = ("ih",)

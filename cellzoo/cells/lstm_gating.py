@@ -25,7 +25,7 @@ class LSTM1997(GatedCell):
     """
 
     paper = "Hochreiter & Schmidhuber 1997 (10.1162/neco.1997.9.8.1735)"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("i", "g", "o")
     states = ("h", "c")
     squash: str = option("logistic", "the squashing functions", choices=("logistic", "tanh"))
@@ -48,7 +48,7 @@ class JANET(GatedCell):
     """
 
     paper = "van der Westhuizen & Lasenby 2018, arXiv:1804.04849"
-    reference = "memory"
+    reference = "author's code"
     gates = ("f", "g")
     keep = {"f": +1}
     paper_init = {"name": "glorot", "chrono": 784}
@@ -78,7 +78,7 @@ class URLSTM(GatedCell):
     """
 
     paper = "Gu et al. 2020, arXiv:1910.09890"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("f", "r", "g", "o")
     states = ("h", "c")
     extra = {"bias_u": Extra("hidden_size", init=uniform_gate_bias)}
@@ -102,7 +102,7 @@ class SubLSTM(GatedCell):
     """
 
     paper = "Costa et al. 2017, arXiv:1711.02448"
-    reference = "memory"
+    reference = "author's code"
     states = ("h", "c")
     extra = {"forget": Extra("fixed_size", init=lambda cell: torch.rand(cell.hidden_size))}
     fixed_forget: bool = option(False, "a forget factor in place of the gate")
@@ -138,7 +138,7 @@ class OrderedNeuronsLSTM(GatedCell):
     """
 
     paper = "Shen et al. 2019, arXiv:1810.09536"
-    reference = "memory"
+    reference = "author's code"
     gates = {
         "master_i": Gate(width="chunks"),
         "master_f": Gate(width="chunks"),

@@ -25,7 +25,7 @@ class WorkingMemoryLSTM(GatedCell):
     """
 
     paper = "Landi et al. 2021, arXiv:2109.00020"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("i", "f", "g", "o")
     states = ("h", "c")
     extra = {f"weight_c{gate}": Extra("hidden_size", "hidden_size") for gate in "ifo"}
@@ -48,7 +48,7 @@ class MemoryControllerLSTM(GatedCell):
     """
 
     paper = "Memory Controller LSTM, Intel, NIPS 2017 workshop (Sequence-Modeling-NIPS-2017.pdf)"
-    reference = "memory"
+    reference = "secondary source"
     gates = {gate: Gate(of="v") for gate in "fiomn"}
     states = ("v", "c")
     keep = {"f": +1}
@@ -72,7 +72,7 @@ class MultiplicativeLSTM(GatedCell):
     """
 
     paper = "Krause et al. 2016, arXiv:1609.07959"
-    reference = "memory"
+    reference = "author's code"
     gates = {gate: Gate(late=True) for gate in "ifgo"}
     states = ("h", "c")
     extra = {
@@ -104,7 +104,7 @@ class ResidualLSTM(GatedCell):
     """
 
     paper = "Kim, El-Khamy, Lee 2017, arXiv:1701.03360"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("i", "f", "g", "o")
     states = ("h", "c")
     extra = {
@@ -144,7 +144,7 @@ class NestedLSTM(GatedCell):
     """
 
     paper = "Moniz & Krueger 2018, arXiv:1801.10308"
-    reference = "memory"
+    reference = "secondary source"
     gates = {
         **{gate: Gate() for gate in "ifgo"},
         **{f"inner_{gate}": Gate(x="none", of=("g", "c"), late=True) for gate in "ifgo"},

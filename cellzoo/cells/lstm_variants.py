@@ -24,7 +24,7 @@ class PeepholeLSTM(GatedCell):
     """
 
     paper = "Gers, Schraudolph, Schmidhuber 2002, JMLR 3:115"
-    reference = "memory"
+    reference = "secondary source"
     gates: ClassVar[Any] = ("i", "f", "g", "o")  # a gate left out is 1
     states: ClassVar[Any] = ("h", "c")
     peepholes: ClassVar[str] = "ifo"

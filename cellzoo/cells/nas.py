@@ -24,7 +24,7 @@ class NASCell(GatedCell):
     """
 
     paper = "Zoph & Le 2017, arXiv:1611.01578"
-    reference = "memory"
+    reference = "secondary source"
     gates = tuple(f"a{k}" for k in range(8))
     states = ("h", "c")
     biases = ("hh",)

@@ -40,6 +40,7 @@ class PhasedLSTM(PeepholeLSTM):
     """
 
     paper = "Neil, Pfeiffer, Liu 2016, arXiv:1610.09513"
+    reference = "author's code"
     elapsed_time = True
     states = {"h": State(), "c": State(), "time": State(1)}
     leak: float = option(0.001, "α, the slope of the closed gate in training")

@@ -23,7 +23,7 @@ class TRNN(GatedCell):
     """
 
     paper = "Balduzzi & Ghifary 2016, arXiv:1602.02218"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"z": Gate(state="none"), "f": Gate(state="none")}
     keep = {"f": +1}
 
@@ -40,7 +40,7 @@ class OfTwoInputs(GatedCell):
     """
 
     paper = "Balduzzi & Ghifary 2016, arXiv:1602.02218"
-    reference = "memory"
+    reference = "secondary source"
     gates = {gate: Gate(state="none") for gate in "zfo"}
     extra = {"weight_previous": Extra("fused_size", "input_size")}
     keep = {"f": +1}

@@ -27,7 +27,7 @@ class SLSTM(GatedCell):
     """
 
     paper = "Beck et al. 2024, arXiv:2405.04517"
-    reference = "memory"
+    reference = "author's code"
     gates = {gate: Gate(state="heads", heads="heads") for gate in "ifzo"}
     states = {
         "h": State(),
@@ -63,7 +63,7 @@ class MLSTM(GatedCell):
     """
 
     paper = "Beck et al. 2024, arXiv:2405.04517"
-    reference = "memory"
+    reference = "author's code"
     gates = {
         "i": Gate(state="none", width="heads"),
         "f": Gate(state="none", width="heads"),

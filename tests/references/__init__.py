@@ -14,7 +14,55 @@ What a function was written from is said by its decorator: the paper's text, the
 secondary source, or memory; its docstring says more.
 """
 
+<<<<<<< HEAD
 from references import elman, gru, lstm
 from references.common import REFERENCES
 
 __all__ = ["REFERENCES", "elman", "gru", "lstm"]
+=======
+import numpy as np
+
+from references import (
+    elman,
+    gru,
+    layernorm,
+    lstm,
+    lstm_gating,
+    lstm_memory,
+    lstm_variants,
+    nas,
+    phased_lstm,
+    strongly_typed,
+    xlstm,
+)
+from references.common import REFERENCES, f64
+
+__all__ = [
+    "REFERENCES",
+    "elman",
+    "gru",
+    "layernorm",
+    "lstm",
+    "lstm_gating",
+    "lstm_memory",
+    "lstm_variants",
+    "nas",
+    "phased_lstm",
+    "run",
+    "strongly_typed",
+    "xlstm",
+]
+
+
+def run(cell, xs, state, W, U, b, extra, dt=None):
+    """Run ``cell`` over ``xs`` (T, batch, input), one step after the other; dt is (T, batch).
+
+    Returns the outputs, (T, batch, width), and the state after the last step.
+    """
+    xs, state, outputs = f64(xs), tuple(np.asarray(part) for part in state), []
+    for t, x in enumerate(xs):
+        elapsed = {} if dt is None else {"dt": f64(dt)[t][:, None]}
+        output, state = cell(x, state, W, U, b, extra | elapsed)
+        outputs.append(output)
+    return np.stack(outputs), state
+>>>>>>> refs_a

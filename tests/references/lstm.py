@@ -32,13 +32,14 @@ def lstm(x, state, W, U, b, extra):
     return h_new, (h_new, c_new)
 
 
-@reference("memory", lambda i, h: 4 * h * (i + h + 2) + 3 * h)
+@reference("secondary source", lambda i, h: 4 * h * (i + h + 2) + 3 * h)
 def peephole_lstm(x, state, W, U, b, extra):
     """LSTM with peephole connections; gates ``i``, ``f``, ``g``, ``o``.
 
     Source: Gers, Schraudolph & Schmidhuber 2002, "Learning Precise Timing with LSTM Recurrent
-    Networks", JMLR 3:115-143. Equations from memory (only the abstract was found); which gate
-    sees which cell state agrees with TensorFlow's LSTMBlockCell and OpenVINO's LSTMCell pages.
+    Networks", JMLR 3:115-143. Equations from memory (only the abstract was found); they agree with
+    the vanilla LSTM of fomorians/lstm-odyssey's public code (see lstm_variants.py), and which gate
+    sees which cell state with TensorFlow's LSTMBlockCell and OpenVINO's LSTMCell pages.
 
         i = s(W_i x + U_i h + p_i * c + b_i)
         f = s(W_f x + U_f h + p_f * c + b_f)
@@ -64,12 +65,13 @@ def peephole_lstm(x, state, W, U, b, extra):
     return h_new, (h_new, c_new)
 
 
-@reference("memory", lambda i, h: 3 * h * (i + h + 2))
+@reference("secondary source", lambda i, h: 3 * h * (i + h + 2))
 def cifg_lstm(x, state, W, U, b, extra):
     """LSTM with coupled input and forget gate; gates ``i``, ``g``, ``o``.
 
     Source: Greff, Srivastava, Koutnik, Steunebrink & Schmidhuber 2015, "LSTM: A Search Space
-    Odyssey", arXiv 1503.04069, variant CIFG. From memory.
+    Odyssey", arXiv 1503.04069, variant CIFG. From memory; agrees with fomorians/lstm-odyssey's
+    public code, less its peepholes.
 
         i = s(W_i x + U_i h + b_i)
         f = 1 - i
@@ -91,13 +93,14 @@ def cifg_lstm(x, state, W, U, b, extra):
     return h_new, (h_new, c_new)
 
 
-@reference("memory", lambda i, h: 4 * h * (i + h + 1) + 2 * 4 * h + 2 * h)
+@reference("author's code", lambda i, h: 4 * h * (i + h + 1) + 2 * 4 * h + 2 * h)
 def layernorm_lstm(x, state, W, U, b, extra):
     """LSTM with layer normalisation; gates ``i``, ``f``, ``g``, ``o``.
 
     Source: Ba, Kiros & Hinton 2016, "Layer Normalization", arXiv 1607.06450, supplementary
-    material, LSTM equations (20) to (22). From memory; agrees with the transcription of these
-    equations in a public repository's reading notes, not with the paper's own text.
+    material, LSTM equations (20) to (22). Written from memory, then compared with the second
+    author's code, ryankiros/layer-norm, layers.py, lnlstm_layer, which adds b to W x before its
+    norm as well; agrees with the transcription of these equations in a public repository's notes.
 
         (f, i, o, g) = LN(U h; alpha_1, beta_1) + LN(W x; alpha_2, beta_2) + b
         c' = s(f) * c + s(i) * tanh(g)
