@@ -25,10 +25,10 @@ secondary source, or memory; its docstring says more.
 
 import numpy as np
 
-from references import elman, gru, lstm
+from references import continuous, elman, gru, linear, lstm
 from references.common import REFERENCES, f64
 
-__all__ = ["REFERENCES", "elman", "gru", "lstm", "run"]
+__all__ = ["REFERENCES", "continuous", "elman", "gru", "linear", "lstm", "run"]
 
 
 def run(cell, xs, state, W, U, b, extra, dt=None):
