@@ -26,7 +26,7 @@ class AntisymmetricRNN(GatedCell):
     """
 
     paper = "Chang et al. 2019, arXiv:1902.09689"
-    reference = "memory"
+    reference = "secondary source"
     gates: ClassVar[Any] = ("n",)
     biases = ("ih",)
     step_size: float = option(0.01, "ε")
@@ -66,7 +66,7 @@ class LipschitzRNN(GatedCell):
     """
 
     paper = "Erichson et al. 2021, arXiv:2006.12070"
-    reference = "memory"
+    reference = "author's code"
     gates = {"m": Gate(x="none"), "n": Gate()}
     biases = ("ih",)
     bounded = False

@@ -25,7 +25,7 @@ class ClockworkRNN(GatedCell):
     """
 
     paper = "Koutník et al. 2014, arXiv:1402.3511"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("n",)
     states = {"h": State(), "t": State(1, torch.long)}
     biases = ("ih",)

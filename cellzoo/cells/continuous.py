@@ -47,7 +47,7 @@ class LTC(GatedCell):
     """
 
     paper = "Hasani et al. 2021, arXiv:2006.04439"
-    reference = "memory"
+    reference = "author's code"
     states = ("v",)
     extra = {
         "leak": _between(0.001, 1.0, "hidden_size"),
@@ -110,7 +110,7 @@ class CfC(GatedCell):
     """
 
     paper = "Hasani et al. 2022, arXiv:2106.13898"
-    reference = "memory"
+    reference = "author's code"
     biases = ("hh",)  # one a layer: every gate has a recurrent block
     elapsed_time = True
     mode: str = option(
@@ -176,7 +176,7 @@ class TauGRU(GatedCell):
     """
 
     paper = "Erichson et al. 2025, arXiv:2212.00228"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"u": Gate(), "z": Gate(late=True), "g": Gate(), "a": Gate()}
     keep = {"g": -1}
     paper_init = {"name": "torch"}

@@ -23,7 +23,7 @@ class IndRNN(GatedCell):
     """
 
     paper = "Li et al. 2018, arXiv:1803.04831"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"n": Gate(state="diagonal")}
     biases = ("ih",)
     bounded = False

@@ -42,7 +42,7 @@ class LMU(GatedCell):
     """
 
     paper = "Voelker, Kajić, Eliasmith 2019, NeurIPS 32"
-    reference = "memory"
+    reference = "author's code"
     gates = {
         "u": Gate(of=("h", "m"), width=1),
         "m_next": Gate(x="none", of="m", width="order"),

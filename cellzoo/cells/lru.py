@@ -46,7 +46,7 @@ class LRU(GatedCell):
     """
 
     paper = "Orvieto et al. 2023, arXiv:2303.06349"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"re": Gate(state="none"), "im": Gate(state="none"), "skip": Gate(state="none")}
     states = {"z": State(dtype="complex")}
     extra = {
@@ -103,7 +103,7 @@ class RGLRU(GatedCell):
     """
 
     paper = "De et al. 2024, arXiv:2402.19427"
-    reference = "memory"
+    reference = "author's code"
     gates = {"r": Gate(state="none"), "i": Gate(state="none"), "u": Gate(state="none")}
     extra = {"decay": Extra("hidden_size", init=_lambda, weight_decay=False)}
     keep = {"r": -1}

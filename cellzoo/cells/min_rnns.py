@@ -31,7 +31,7 @@ class MinGRU(GatedCell):
     """
 
     paper = "Feng et al. 2024, arXiv:2410.01201"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"z": Gate(state="none"), "n": Gate(state="none")}
     keep = {"z": -1}
     linear = True

@@ -36,7 +36,7 @@ class ExpRNN(GatedCell):
     """
 
     paper = "Lezcano-Casado & Martínez-Rubio 2019, arXiv:1901.08428"
-    reference = "memory"
+    reference = "author's code"
     gates = ("n",)
     biases = ()
     derived = ("weight_hh",)

@@ -26,7 +26,7 @@ class CoRNN(GatedCell):
     """
 
     paper = "Rusch & Mishra 2021, arXiv:2010.00951"
-    reference = "memory"
+    reference = "author's code"
     gates = {"n": Gate(of=("y", "z"))}
     states = ("y", "z")
     biases = ("ih",)
@@ -61,7 +61,7 @@ class UnICORNN(GatedCell):
     """
 
     paper = "Rusch & Mishra 2021, arXiv:2103.05487"
-    reference = "memory"
+    reference = "author's code"
     gates = {"n": Gate(state="diagonal", of="y")}
     states = ("y", "z")
     extra = {"control": Extra("hidden_size", init=_control)}
@@ -99,7 +99,7 @@ class LEM(GatedCell):
     """
 
     paper = "Rusch et al. 2022, arXiv:2110.04744"
-    reference = "memory"
+    reference = "author's code"
     gates = {"tz": Gate(of="y"), "ty": Gate(of="y"), "nz": Gate(of="y"),
              "ny": Gate(of="z", late=True)}  # fmt: skip
     states = ("y", "z")

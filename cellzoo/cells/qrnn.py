@@ -28,7 +28,7 @@ class QRNN(GatedCell):
     """
 
     paper = "Bradbury et al. 2016, arXiv:1611.01576"
-    reference = "memory"
+    reference = "secondary source"
     keep = {"f": +1}
     linear = True
     pooling: str = option("fo", "which gates there are", choices=("f", "fo", "ifo"))

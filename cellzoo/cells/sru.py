@@ -44,7 +44,7 @@ class SRUv1(_Highway):
     """
 
     paper = "Lei & Zhang 2017, arXiv:1709.02755, version 1"
-    reference = "memory"
+    reference = "author's code"
     gates = {"n": Gate(state="none"), "f": Gate(state="none"), "r": Gate(state="none")}
     linear = True
     activation: str = option("tanh", "φ", choices=("tanh", "relu", "identity"))
@@ -69,7 +69,7 @@ class SRU(_Highway):
     """
 
     paper = "Lei et al. 2018, EMNLP, arXiv:1709.02755, version 5"
-    reference = "memory"
+    reference = "author's code"
     gates = {
         "n": Gate(state="none"),
         "f": Gate(state="diagonal", of="c"),

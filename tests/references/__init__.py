@@ -23,9 +23,11 @@ __all__ = ["REFERENCES", "elman", "gru", "lstm"]
 import numpy as np
 
 from references import (
+    continuous,
     elman,
     gru,
     layernorm,
+    linear,
     lstm,
     lstm_gating,
     lstm_memory,
@@ -39,9 +41,11 @@ from references.common import REFERENCES, f64
 
 __all__ = [
     "REFERENCES",
+    "continuous",
     "elman",
     "gru",
     "layernorm",
+    "linear",
     "lstm",
     "lstm_gating",
     "lstm_memory",
