@@ -25,10 +25,12 @@ secondary source, or memory; its docstring says more.
 
 import numpy as np
 
-from references import elman, gru, lstm
+from references import additive, elman, gru, gru_variants, light, lstm, simple
 from references.common import REFERENCES, f64
 
-__all__ = ["REFERENCES", "elman", "gru", "lstm", "run"]
+__all__ = [
+    "REFERENCES", "additive", "elman", "gru", "gru_variants", "light", "lstm", "run", "simple",
+]  # fmt: skip
 
 
 def run(cell, xs, state, W, U, b, extra, dt=None):
