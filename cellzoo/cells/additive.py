@@ -24,7 +24,7 @@ class RAN(GatedCell):
     """
 
     paper = "Lee, Levy, Zettlemoyer 2017, arXiv:1705.07393"
-    reference = "memory"
+    reference = "author's code"
     gates = {"n": Gate(state="none"), "i": Gate(), "f": Gate()}
     states = ("h", "c")
     biases = ("ih",)
@@ -48,7 +48,7 @@ class CFN(GatedCell):
     """
 
     paper = "Laurent & von Brecht 2017, arXiv:1612.06212"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"theta": Gate(), "eta": Gate(), "n": Gate(state="none")}
     biases = ("ih",)
     keep = {"theta": +1}
@@ -73,7 +73,7 @@ class ATR(GatedCell):
     """
 
     paper = "Zhang et al. 2018, arXiv:1810.12546"
-    reference = "memory"
+    reference = "author's code"
     gates = ("p",)
     biases = ("hh",)
 

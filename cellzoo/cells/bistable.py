@@ -22,7 +22,7 @@ class NBRC(GatedCell):
     """
 
     paper = "Vecoven, Ernst, Drion 2021, arXiv:2006.05252 (10.1371/journal.pone.0252676)"
-    reference = "memory"
+    reference = "author's code"
     gates: ClassVar[Any] = {"c": Gate(), "a": Gate(), "n": Gate(state="none")}
     biases = ("ih",)
     keep = {"c": +1}

@@ -44,7 +44,7 @@ class FastRNN(LowRank):
     """
 
     paper = "Kusupati et al. 2018, arXiv:1901.02358"
-    reference = "memory"
+    reference = "author's code"
     biases = ("ih",)
     extra = {**LowRank.extra, "alpha": Extra(1, init=-3.0), "beta": Extra(1, init=3.0)}
     paper_init = {
@@ -69,7 +69,7 @@ class FastGRNN(LowRank):
     """
 
     paper = "Kusupati et al. 2018, arXiv:1901.02358"
-    reference = "memory"
+    reference = "author's code"
     biases = ()
     extra = {
         **LowRank.extra,

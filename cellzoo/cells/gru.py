@@ -143,7 +143,7 @@ class MiRU1(GatedCell):
     """
 
     paper = "Zyarah & Kudithipudi 2025, arXiv:2503.06175"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"r": Gate(), "n": Gate(late=True)}
     biases = ("ih",)
     update_coefficient: float = option(0.5, "λ, the share of h that is kept")
@@ -162,7 +162,7 @@ class MiRU2(GatedCell):
     """
 
     paper = "Zyarah & Kudithipudi 2025, arXiv:2503.06175"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("n",)
     biases = ("ih",)
     reset_coefficient: float = option(0.5, "β, the share of h that n sees")

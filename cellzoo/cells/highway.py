@@ -29,7 +29,7 @@ class RHN(GatedCell):
     """
 
     paper = "Zilly et al. 2017, arXiv:1607.03474"
-    reference = "memory"
+    reference = "author's code"
     biases = ("hh",)
     paper_init = {"name": "torch", "forget_bias": 2.0}
     depth: int = option(3, "layers in a step, the recurrence depth")
@@ -88,7 +88,7 @@ class IntersectionRNN(FittedInput):
     """
 
     paper = "Collins, Sohl-Dickstein, Sussillo 2017, arXiv:1611.09913"
-    reference = "memory"
+    reference = "author's code"
     gates = ("y", "n", "gy", "gh")
     biases = ("ih",)
     keep = {"gh": +1}

@@ -28,7 +28,7 @@ class LiGRU(GatedCell):
     """
 
     paper = "Ravanelli et al. 2018, arXiv:1803.10225"
-    reference = "memory"
+    reference = "author's code"
     gates = ("n", "z")
     biases = ("ih",)
     extra = {"gain_ih": Extra("fused_size", init=1.0)}

@@ -24,7 +24,7 @@ class MGU(GatedCell):
     """
 
     paper = "Zhou et al. 2016, arXiv:1603.09420"
-    reference = "memory"
+    reference = "secondary source"
     gates: ClassVar[Any] = {"f": Gate(), "n": Gate(late=True)}
     biases: ClassVar[tuple[str, ...]] = ("ih",)
     keep: ClassVar[dict[str, int]] = {"f": -1}
@@ -44,6 +44,7 @@ class MGU1(MGU):
     """`mgu` whose gate does not see the input: f = σ(U_f h + b_f)."""
 
     paper = "Heck & Salem 2017, arXiv:1701.03452"
+    reference = "memory"
     gates = {"f": Gate(x="none"), "n": Gate(late=True)}
     biases = ("hh",)
 
@@ -60,6 +61,7 @@ class MGU3(MGU):
     """`mgu` whose gate is a learned constant: f = σ(b_f)."""
 
     paper = "Heck & Salem 2017, arXiv:1701.03452"
+    reference = "memory"
     gates = {"n": Gate(late=True)}
     extra = {"bias_f": Extra("hidden_size")}
     keep = {}
@@ -79,7 +81,7 @@ class UGRNN(GatedCell):
     """
 
     paper = "Collins, Sohl-Dickstein, Sussillo 2017, arXiv:1611.09913"
-    reference = "memory"
+    reference = "author's code"
     gates = ("c", "g")
     biases = ("ih",)
     keep = {"g": +1}
@@ -102,7 +104,7 @@ class LightRU(GatedCell):
     """
 
     paper = "Ye et al. 2024, Electronics 13(16):3204 (10.3390/electronics13163204)"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"n": Gate(state="none"), "f": Gate()}
     biases = ("ih",)
     keep = {"f": -1}
@@ -125,7 +127,7 @@ class STAR(GatedCell):
     """
 
     paper = "Turkoglu et al. 2021, arXiv:1911.11033"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"z": Gate(state="none"), "k": Gate()}
     biases = ("ih",)
     keep = {"k": -1}
@@ -147,7 +149,7 @@ class SGRN(GatedCell):
     """
 
     paper = "Zu et al. 2020, IET Gener. Transm. Distrib. (10.1049/gtd2.12056)"
-    reference = "memory"
+    reference = "secondary source"
     gates = ("f",)
     biases = ("hh",)  # the gate's alone: W x has none
     keep = {"f": +1}
@@ -167,7 +169,7 @@ class MinimalRNN(GatedCell):
     """
 
     paper = "Chen 2017, arXiv:1711.06788"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"z": Gate(state="none"), "u": Gate(x="none")}
     extra = {"weight_uz": Extra("hidden_size", "hidden_size")}
     keep = {"u": +1}

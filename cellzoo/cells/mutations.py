@@ -35,7 +35,7 @@ class MUT1(Mutation):
     """
 
     paper = PAPER
-    reference = "memory"
+    reference = "secondary source"
     gates = {"z": Gate(state="none"), "r": Gate(), "n": Gate(x="none", late=True)}
     keep = {"z": -1}
 

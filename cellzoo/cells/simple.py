@@ -43,7 +43,7 @@ class SCRN(GatedCell):
     """
 
     paper = "Mikolov et al. 2015, arXiv:1412.7753"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"n": Gate(), "b": Gate(state="none", width="context_width")}
     states = {"h": State(), "s": State("context_width")}
     extra = {"weight_hs": Extra("hidden_size", "context_width")}
@@ -77,7 +77,7 @@ class MultiplicativeRNN(GatedCell):
     """
 
     paper = "Sutskever, Martens, Hinton 2011, ICML"
-    reference = "memory"
+    reference = "secondary source"
     gates = {"m": Gate(width="factor_width"), "n": Gate(of="m", late=True)}
     biases = ("ih",)
     factor_size: int = option(0, "the number of factors, m's width; 0: as many as hidden units")

@@ -25,7 +25,7 @@ class SGU(GatedCell):
     """
 
     paper = "Gao & Glowacka 2016, arXiv:1604.02910"
-    reference = "memory"
+    reference = "secondary source"
     gates: ClassVar[Any] = {"g": Gate(late=True), "z": Gate()}
     biases = ("ih",)
     keep = {"z": -1}

@@ -23,10 +23,13 @@ __all__ = ["REFERENCES", "elman", "gru", "lstm"]
 import numpy as np
 
 from references import (
+    additive,
     continuous,
     elman,
     gru,
+    gru_variants,
     layernorm,
+    light,
     linear,
     lstm,
     lstm_gating,
@@ -34,6 +37,7 @@ from references import (
     lstm_variants,
     nas,
     phased_lstm,
+    simple,
     strongly_typed,
     xlstm,
 )
@@ -41,10 +45,13 @@ from references.common import REFERENCES, f64
 
 __all__ = [
     "REFERENCES",
+    "additive",
     "continuous",
     "elman",
     "gru",
+    "gru_variants",
     "layernorm",
+    "light",
     "linear",
     "lstm",
     "lstm_gating",
@@ -53,6 +60,7 @@ __all__ = [
     "nas",
     "phased_lstm",
     "run",
+    "simple",
     "strongly_typed",
     "xlstm",
 ]
