@@ -3,8 +3,17 @@
 Each function is written from the equations of the paper named in its docstring, gate by gate,
 without reading the implementation under test. Nothing here is meant to be fast.
 
-Their interface is that of `cellzoo.testing.reference`. An extra parameter is read from ``extra``
-by its name, like the cell's options, its buffers, ``hidden_size`` and ``dt``.
+Every cell has the same interface::
+
+    output, new_state = cell(x, state, W, U, b, extra)
+
+- ``x``: (batch, input).
+- ``state``: a tuple of the states in the cell's declared order, (batch, width) each.
+- ``W``, ``U``: gate name -> matrix (rows, input), and the gate's recurrent block: (rows, columns),
+  (rows,) where it is diagonal, (rows, columns / heads) where it is one of heads.
+- ``b``: gate name -> pair ``(b_input, b_recurrent)`` of vectors (rows,); either may be zeros.
+- ``extra``: further values by name: extra parameters, buffers, options, ``hidden_size``, and
+  ``dt`` (batch, 1) where the cell takes the elapsed time; a cell that needs none ignores it.
 
 In the docstrings ``*`` is element-wise, ``s`` is the logistic sigmoid, ``h`` and ``c`` are the
 state before the step, ``h'`` and ``c'`` after it, and ``b_gate`` is the sum of the pair of biases
@@ -14,12 +23,6 @@ What a function was written from is said by its decorator: the paper's text, the
 secondary source, or memory; its docstring says more.
 """
 
-<<<<<<< HEAD
-from references import elman, gru, lstm
-from references.common import REFERENCES
-
-__all__ = ["REFERENCES", "elman", "gru", "lstm"]
-=======
 import numpy as np
 
 from references import (
@@ -77,4 +80,3 @@ def run(cell, xs, state, W, U, b, extra, dt=None):
         output, state = cell(x, state, W, U, b, extra | elapsed)
         outputs.append(output)
     return np.stack(outputs), state
->>>>>>> refs_a
