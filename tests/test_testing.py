@@ -11,7 +11,8 @@ from references import REFERENCES
 from torch import sigmoid, tanh
 
 from cellzoo import Extra, Gate, GatedCell, inits
-from cellzoo.cells.lstm import LSTM, PeepholeLSTM
+from cellzoo.cells.lstm import LSTM
+from cellzoo.cells.lstm_variants import PeepholeLSTM
 from cellzoo.cli import main
 from cellzoo.engines import loop, native
 from cellzoo.engines.compiled import programs
