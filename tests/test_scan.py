@@ -203,6 +203,29 @@ def test_long_sequences_in_float32_are_as_exact_as_the_loop():
     assert off[1] < 2 * off[0] + 1e-7
 
 
+@pytest.mark.parametrize("cell", ["mingru", "qrnn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_is_as_far_from_float64_as_the_loop(cell, dtype):
+    """float32 here is under autocast: products in bfloat16, states float32."""
+
+    def run(engine, dtype, autocast=False):
+        torch.manual_seed(0)
+        rnn = RNN(cell, 8, 16, engine=engine, dtype=F64).to(dtype)
+        x = normal(12, 4, 8).detach().to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output, state = rnn(x)
+        assert {t.dtype for t in (output, *tensors(state))} == {dtype}
+        output.sum().backward()
+        found = {"output": output, "x": x.grad, **{n: p.grad for n, p in rnn.named_parameters()}}
+        return {name: tensor.detach().double() for name, tensor in found.items()}
+
+    exact = run("loop", F64)
+    loop, scanned = (run(e, dtype, dtype == torch.float32) for e in ("loop", "scan"))
+    for name, want in exact.items():
+        off = [((got[name] - want).norm() / want.norm()).item() for got in (loop, scanned)]
+        assert off[1] < 2 * off[0] + 1e-3, name
+
+
 def test_auto_takes_it_where_it_can():
     rnn = RNN("mingru", 3, 4)
     x = torch.zeros(5, 2, 3)
@@ -237,6 +260,14 @@ class ReadsTooEarly(GatedCell):
         return recur(s.h, tanh(a.n), s.h * a.n)
 
 
+class ReadsTooEarlyAmongOthers(GatedCell):
+    gates = {"n": none}
+    linear = True
+
+    def update(self, a, s):
+        return recur(s.h, tanh(a.n), torch.stack([s.h, a.n]).sum(0))
+
+
 class MovesOtherwise(GatedCell):
     gates = {"n": none}
     linear = True
@@ -247,7 +278,11 @@ class MovesOtherwise(GatedCell):
 
 @pytest.mark.parametrize(
     ("cell", "message"),
-    [(ReadsTooEarly, "read before recur"), (MovesOtherwise, "must be what recur gives")],
+    [
+        (ReadsTooEarly, "state 'h' is read before recur"),
+        (ReadsTooEarlyAmongOthers, "state 'h' is read before recur"),
+        (MovesOtherwise, "'h' must be what recur gives"),
+    ],
 )
 def test_what_is_not_linear_is_refused(cell, message):
     with pytest.raises(EngineError, match=message):

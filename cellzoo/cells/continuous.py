@@ -43,7 +43,8 @@ class LTC(GatedCell):
 
     with `unfolds` such substeps a step, which takes the time Δt. s is softplus: the authors keep
     w, g and c positive by clipping them after each update instead, or so. There are no gates:
-    every synapse has a sigmoid of its own, so a step makes (B, H, H) numbers a substep.
+    every synapse has a sigmoid of its own, so a step makes (B, H, H) numbers a substep, and a
+    sequence (T, B, I, H) for its inputs.
     """
 
     paper = "Hasani et al. 2021, arXiv:2006.04439"

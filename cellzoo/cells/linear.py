@@ -22,4 +22,4 @@ def recur(state: Any, decay: Tensor | None, drive: Tensor) -> Tensor:
     """
     if not isinstance(state, Tensor):  # scan's: the state of the whole sequence
         return state.recur(decay, drive)
-    return drive if decay is None else decay * state + drive
+    return drive.to(state.dtype) if decay is None else decay * state + drive

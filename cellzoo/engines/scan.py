@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.errors import EngineError
@@ -131,8 +132,9 @@ class _Unmoved:
         raise EngineError(f"state {self._name!r} is read before recur moves it")
 
     @classmethod
-    def __torch_function__(cls, *arguments: Any, **keywords: Any) -> Any:
-        raise EngineError("a state is read before recur moves it, though the cell is linear")
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = next(each._name for each in tree_leaves((args, kwargs)) if isinstance(each, cls))
+        raise EngineError(f"state {name!r} is read before recur moves it")
 
 
 class _Scan(torch.autograd.Function):
