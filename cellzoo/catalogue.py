@@ -142,7 +142,7 @@ def _show_cell(cls: type[GatedCell], input_size: int, hidden_size: int) -> None:
     console.print(f"states  {' '.join(cell.layout.states)}")
     for gate, sign in cell.keep.items():
         console.print(f"keeps its memory by  {gate if sign > 0 else '1 − ' + gate}")
-    checked = f"checked against a reference from  {cell.reference}"
+    checked = f"checked against a reference from {cell.reference}"
     console.print(checked if cell.reference else UNCHECKED)
     console.print(f"\nparameters with input_size {input_size}, hidden_size {hidden_size}:")
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -133,7 +133,8 @@ PAIRS = [
     Pair("cornn", "coRNNCell",
          {"weight_ih": W("n"), "weight_hh": columns("weight_hh_y_z", 0),
           "weight_ch": columns("weight_hh_y_z", 1), "bias_ih": b("n")},
-         {"time_step": 0.3, "gamma": 2.0, "epsilon": 3.0}, {"dt": 0.3, "gamma": 2.0, "epsilon": 3.0}),
+         {"time_step": 0.3, "gamma": 2.0, "epsilon": 3.0},
+         {"dt": 0.3, "gamma": 2.0, "epsilon": 3.0}),
     Pair("fastrnn", "FastRNNCell",
          {"weight_ih": W("n"), "weight_hh": U("n"), "bias_ih": b("n"), "alpha": P("alpha"),
           "beta": P("beta")}),
@@ -165,8 +166,8 @@ PAIRS = [
     Pair("light_ru", "LightRUCell",
          {"weight_ih": W("n f"), "weight_hh": U("f"), "bias_ih": b("n f")}),
     Pair("ligru", "LiGRUCell", {"weight_ih": W("z n"), "weight_hh": U("z n"), "bias_ih": b("z n")},
-         note="z = σ(BN(W_z x) + U_z h), and likewise the content, with batch normalisation; theirs "
-         "has none"),
+         note="z = σ(BN(W_z x) + U_z h), and likewise the content, with batch normalisation; "
+         "theirs has none"),
     Pair("ligru", "LiGRUCell",
          {"weight_ih": normed("z n"), "weight_hh": U("z n"), "bias_ih": b("z n")}, {"eps": 1e-15},
          note="with the gain of our batch normalisation in their weights, its statistics 0 and 1"),
@@ -200,7 +201,8 @@ PAIRS = [
     Pair("nas", "NASCell",
          {"weight_ih": W("a0 a1 a2 a3 a4 a5 a6 a7"), "weight_hh": U("a0 a1 a2 a3 a4 a5 a6 a7"),
           "bias_hh": b("a0 a1 a2 a3 a4 a5 a6 a7")},
-         zero=[("weight_ih", "a3"), ("weight_hh", "a3"), ("bias_hh", "a3")], note="without gate a3"),
+         zero=[("weight_ih", "a3"), ("weight_hh", "a3"), ("bias_hh", "a3")],
+         note="without gate a3"),
     Pair("lstm_1997", "OriginalLSTMCell",
          {"weight_ih": W("i g o"), "weight_hh": U("i g o"), "bias_ih": b("i g o")},
          note="the squashing functions are 4σ − 2 and 2σ − 1 (appendix A.1); theirs are tanh"),
@@ -231,8 +233,8 @@ PAIRS = [
          zero=[("weight_hh", "n")], note="without R"),
     Pair("sgrn", "SGRNCell", {"weight_ih": W("f"), "weight_hh": U("f"), "bias_hh": b("f")}),
     Pair("sgu", "SGUCell", {"weight_ih": W("g z"), "weight_hh": U("g z"), "bias_ih": b("g z")},
-         note="undecided: ours has the hard sigmoid of Theano and Keras, 0.2 a + 0.5; theirs that of "
-         "PyTorch, a/6 + 0.5; the paper's text was not seen"),
+         note="undecided: ours has the hard sigmoid of Theano and Keras, 0.2 a + 0.5; theirs that "
+         "of PyTorch, a/6 + 0.5; the paper's text was not seen"),
     Pair("sgu", "SGUCell", {"weight_ih": W("g z"), "weight_hh": U("g z"), "bias_ih": b("g z")},
          {}, {"gate_nonlinearity": SlopeOfTheano()}, note="with Theano's hard sigmoid for theirs"),
     Pair("dsgu", "DSGUCell",
@@ -326,11 +328,15 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    readme = HERE / "README.md"
-    text = readme.read_text().split("\n| cell")[0].rstrip()
+    different = {row["torchrecurrent"] for row in rows if row["result"] == "different"}
+    said = (
+        f"Of {len(theirs)} cells {len(theirs - different)} are equal and {len(different)} are not."
+    )
     table = ["| cell | torchrecurrent | result | difference | note |", "|---|---|---|---|---|"]
     table += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    readme.write_text(f"{text}\n\n" + "\n".join(table) + "\n")
+    readme = HERE / "README.md"
+    text = readme.read_text().split("## Results")[0]
+    readme.write_text("\n".join([f"{text}## Results\n", said + "\n", *table, ""]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""`cellzoo cells`: the table, what is verified, and the size of the code behind it."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+import torch
+
+import cellzoo
+from cellzoo import Gate, GatedCell, build_cell
+from cellzoo.catalogue import _verified, products
+from cellzoo.cells.base import cells
+from cellzoo.cli import main
+
+ROOT = Path(__file__).parents[1]
+OURS = [name for name in cellzoo.list_cells() if cells[name].__module__.startswith("cellzoo.")]
+
+
+class Several(GatedCell):
+    """One product before the update, two within it, of which one is made twice."""
+
+    gates = {"d": Gate(state="diagonal"), "a": Gate(), "n": Gate(late=True), "m": Gate(late=True)}
+
+    def update(self, a, s):
+        v = torch.tanh(a.a + a.d)
+        for _ in range(2):
+            v = torch.tanh(self.product("n", v))
+        return torch.tanh(a.n + a.m + self.product("m", v))
+
+
+def test_products_are_those_that_a_step_makes():
+    wanted = {"lstm": 1, "gru": 1, "gru_v1": 2, Several: 4}
+    assert {cell: products(build_cell(cell, 3, 4)) for cell in wanted} == wanted
+    assert products(build_cell("lstm", 3, 4, proj_size=2)) == 2
+
+
+def test_what_is_verified_is_said(monkeypatch):
+    lstm, gru, elman = (build_cell(name, 3, 4) for name in ("lstm", "gru", "elman"))
+    monkeypatch.setattr(type(lstm), "reference", "paper")
+    monkeypatch.setattr(type(gru), "reference", "memory")
+    monkeypatch.setattr(type(elman), "reference", "")
+    first, *others = _verified([lstm, gru, elman])
+    assert first.startswith("1 of 3 are verified")
+    assert others == [
+        "Not checked against a paper: elman.",
+        "Unverified, the reference being from memory: gru.",
+    ]
+
+
+def test_one_cell_says_what_it_was_checked_against(capsys):
+    assert main(["cells", "gru"]) == 0
+    said = capsys.readouterr().out
+    assert f"checked against a reference from {cells['gru'].reference}" in said
+
+
+def test_the_table_as_markdown(capsys):
+    assert main(["cells", "*", "--markdown"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line[:3] == "| `"]
+    assert {len(row) for row in rows} == {7}
+    assert [row[0].strip("| `") for row in rows] == cellzoo.list_cells()
+    assert main(["cells", "lst*", "--markdown"]) == 0
+    assert "| `lstm` |" in capsys.readouterr().out
+
+
+def code_lines(path: Path) -> int:
+    """A file's lines but for blank ones, comments and docstrings."""
+    source = path.read_text()
+    nothing = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in nothing
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines -= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
+@pytest.mark.skipif(len(OURS) < 70, reason="the base class serves few cells yet")
+def test_cells_are_short():
+    """The base class included, fewer than 40 lines of code a cell."""
+    total = sum(code_lines(path) for path in (ROOT / "cellzoo" / "cells").glob("*.py"))
+    assert total / len(OURS) < 40
