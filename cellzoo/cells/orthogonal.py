@@ -55,7 +55,8 @@ class ExpRNN(GatedCell):
         if self.skew is not None:
             places = torch.triu_indices(size, size, 1, device=like.device).unbind(0)
             upper = upper.index_put(places, self.skew)
-        return {"weight_hh": torch.matrix_exp(upper - upper.T)}
+        exact = torch.promote_types(like.dtype, torch.float32)  # its series does not bear less
+        return {"weight_hh": torch.matrix_exp((upper - upper.T).to(exact)).to(like.dtype)}
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
         return torch.sign(a.n) * torch.relu(a.n.abs() + self.shift)

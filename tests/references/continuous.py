@@ -113,6 +113,7 @@ def activation(name, a):
         {"backbone_units": 5, "backbone_layers": 0},
         {"backbone_units": 5, "backbone_layers": 3, "activation": "silu"},
         {"backbone_units": 4, "activation": "gelu"},
+        {"backbone_units": 4, "activation": "relu"},
         {"backbone_units": 4, "activation": "tanh", "mode": "no_gate"},
         {"backbone_units": 4, "mode": "pure"},
         {"backbone_layers": 0, "mode": "pure"},
