@@ -8,6 +8,7 @@ train.log      what the libraries said
 wandb/         W&B's file of the run
 plugins/       the source of a cell, init or task that is not cellzoo's own
 attempts/      earlier attempts that did not finish
+.lock          held by the process that runs
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 
 from cellzoo.files import write_whole
+from cellzoo.locks import held
 from cellzoo.model import SequenceModel
 from cellzoo.plugins import only
 from cellzoo.rnn import RNN
+
+Status = Literal["left", "running", "interrupted", "done", "diverged", "failed"]
+ENDED = ("done", "diverged")  # there is nothing left to do
+LOCK = ".lock"  # held by the process that runs
 
 
 class RunError(RuntimeError):
@@ -54,6 +60,23 @@ def read_result(directory: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def status(directory: Path) -> Status:
+    """How a run stands.
+
+    "left" (nothing began here), "running" (a process holds it now), "interrupted" (a process
+    was stopped or killed: the run goes on from its last checkpoint), "done", "diverged" (a loss
+    or gradient was not finite: never retried) or "failed" (the reason is in result.json).
+
+    Raises:
+        RunError: result.json cannot be read.
+    """
+    result = read_result(directory)
+    recorded = result["status"] if result else "left"
+    if recorded not in ENDED and held(directory / LOCK):
+        return "running"
+    return "interrupted" if recorded == "running" else recorded
 
 
 def read_config(directory: Path) -> dict[str, Any]:
