@@ -56,6 +56,7 @@ class Schema:
     scheduler: Any = None
     trainer: Any = None
     logger: Any = None
+    launcher: Any = None
     early_stopping: Any = None
     data: Any = None
     wandb: Any = None
@@ -82,8 +83,6 @@ def store_choices() -> None:
     for name in tasks.names():
         options = {option: spec.default for option, spec in option_specs(tasks[name]).items()}
         store.store(group="task", name=name, node=_node("task", name, options))
-    if not OmegaConf.has_resolver("run_directory"):
-        OmegaConf.register_new_resolver("run_directory", _run_directory)
 
 
 _maybe_float = object()
@@ -201,7 +200,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items() if key not in ("hydra",)}
-    settings.pop("experiment", None)
+    for key in ("experiment", "launcher"):  # the one is among the others, the other a sweep's
+        settings.pop(key, None)
     settings["plugins"] = {
         kind: {"file": str(path), "sha256": code_hash(path)}
         for kind, thing in plugged(settings).items()
@@ -267,8 +267,6 @@ def identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _run_directory(*, _root_: DictConfig) -> str:
-    """A job's place in its sweep: <cell>-<hash>/s<seed>."""
-    job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    config = resolved(job)
+def run_path(config: Mapping[str, Any]) -> str:
+    """A run's place in its sweep: <cell>-<hash>/s<seed>."""
     return f"{config['cell']['name']}-{identity(config)}/s{config['seed']}"
