@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Optional, get_args, get_origin, get_type_hints
 
+import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -29,7 +30,7 @@ from cellzoo.registry import closest, nearest
 from cellzoo.tasks import tasks
 
 # What does not change a run's result: where it lies, what it is logged to, and the machine.
-NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins", "checkpoint_steps")
+NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins", "checkpoint_steps", "save_every")
 NOT_IDENTITY_TRAINER = ("accelerator", "devices", "strategy", "log_every_n_steps")
 
 
@@ -49,6 +50,7 @@ class Schema:
     dropout: float = 0.0
     engine: str = "auto"
     checkpoint_steps: Optional[int] = None  # noqa: UP045
+    save_every: float = 10.0
     cell: Any = None
     init: Any = None
     task: Any = None
@@ -255,16 +257,31 @@ def plugged(config: Mapping[str, Any]) -> dict[str, Any]:
 def identity(config: Mapping[str, Any]) -> str:
     """The hash of what a run computes, its seed aside.
 
-    That is the resolved config less paths, logging and machine, with the code of its plugins: an
-    edited cell is a different run.
+    That is the resolved config less paths, logging and machine, with the code of its plugins (an
+    edited cell is a different run) and the number of ranks.
     """
     settings = {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "seed")}
     settings["trainer"] = {
         key: value for key, value in config["trainer"].items() if key not in NOT_IDENTITY_TRAINER
     }
+    if (number := ranks(config["trainer"])) > 1:
+        settings["ranks"] = number  # they share a batch of so many times batch_size
     settings["code"] = {kind: p["sha256"] for kind, p in config.get("plugins", {}).items()}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def ranks(trainer: Mapping[str, Any]) -> int:
+    """The number of processes that train together."""
+    devices, gpu = trainer["devices"], trainer["accelerator"] in ("gpu", "cuda", "auto")
+    found = torch.cuda.device_count() if gpu else 0
+    if isinstance(devices, str) and devices not in ("auto", "-1"):
+        devices = [each for each in devices.split(",") if each] if "," in devices else int(devices)
+    if isinstance(devices, list):
+        devices = len(devices)
+    elif devices in ("auto", "-1", -1):
+        devices = max(found, 1)
+    return devices * trainer.get("num_nodes", 1)
 
 
 def run_path(config: Mapping[str, Any]) -> str:

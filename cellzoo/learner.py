@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from cellzoo.model import SequenceModel
 from cellzoo.registry import nearest
-from cellzoo.tasks.base import Split, Task
+from cellzoo.tasks.base import Measure, Split, Task
 
 OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -63,14 +64,27 @@ class Learner(LightningModule):
         self.monitor, self.mode = task.monitor, task.mode
         self.optimizer_config = dict(optimizer)
         self.scheduler_config = dict(scheduler)
+        self.finite = True  # the losses of this validation or test
 
     def forward(self, x: Any) -> Tensor:
         """The model's predictions."""
         return self.model(x)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The loss of a training batch."""
-        return self._score("train", batch)
+        """The loss of a training batch.
+
+        The ranks of a run on several devices average their gradients: each weighs its loss by its
+        share of the things that were counted, so that this is the mean over the whole batch.
+        """
+        measures = self._measured(batch)
+        loss, count = measures["loss"]
+        means, counts = self._over_ranks(measures)
+        if not math.isfinite(means["loss"]):
+            raise DivergedError("the train loss", self.global_step)
+        for name, mean in means.items():
+            self.log(f"train/{name}", mean, on_step=True, prog_bar=self._is_shown("train", name))
+        world = self.trainer.world_size
+        return loss if world == 1 else loss * (count * world / counts["loss"])
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Score a validation batch."""
@@ -80,24 +94,52 @@ class Learner(LightningModule):
         """Score a test batch."""
         self._score("test", batch)
 
-    def _score(self, split: Split, batch: Any) -> Tensor:
+    def on_validation_epoch_end(self) -> None:
+        """A loss that was not finite, on any rank, ends the run on all."""
+        self._check_finite("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Likewise."""
+        self._check_finite("test")
+
+    def _measured(self, batch: Any) -> dict[str, Measure]:
         x, y = batch
-        measures = self.measure(self(x), y)
-        loss = measures["loss"][0]
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the {split} loss", self.global_step)
-        training = split == "train"
+        return self.measure(self(x), y)
+
+    def _score(self, split: Split, batch: Any) -> None:
+        measures = self._measured(batch)
+        self.finite &= bool(torch.isfinite(measures["loss"][0]))
         for name, (mean, count) in measures.items():
             self.log(
                 f"{split}/{name}",
                 mean,
                 batch_size=count,  # a split's mean weighs every batch by its count
-                on_step=training,
-                on_epoch=not training,
-                sync_dist=not training,
-                prog_bar=name == "loss" or f"{split}/{name}" == self.monitor,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                prog_bar=self._is_shown(split, name),
             )
-        return loss
+
+    def _check_finite(self, split: Split) -> None:
+        finite, self.finite = self.finite, True
+        if not self.trainer.strategy.reduce_boolean_decision(finite):
+            raise DivergedError(f"the {split} loss", self.global_step)
+
+    def _over_ranks(
+        self, measures: Mapping[str, Measure]
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Each measure's mean over all ranks, and over how many things it was taken."""
+        if self.trainer.world_size == 1:
+            return {k: m.detach() for k, (m, _) in measures.items()}, {}
+        sums = [(float(mean) * count, count) for mean, count in measures.values()]
+        total = self.trainer.strategy.reduce(
+            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
+        ).tolist()
+        counts = {name: count for name, (_, count) in zip(measures, total, strict=True)}
+        return {k: s / c for k, (s, c) in zip(measures, total, strict=True)}, counts
+
+    def _is_shown(self, split: Split, name: str) -> bool:
+        return name == "loss" or f"{split}/{name}" == self.monitor
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradient, before it is clipped."""

@@ -7,15 +7,15 @@ checkpoints/   best.ckpt (by validation) and last.ckpt
 train.log      what the libraries said
 wandb/         W&B's file of the run
 plugins/       the source of a cell, init or task that is not cellzoo's own
-attempts/      earlier attempts that did not finish
+attempts/      what is left of an attempt that could not be gone on with
 .lock          held by the process that runs
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from cellzoo.rnn import RNN
 Status = Literal["left", "running", "interrupted", "done", "diverged", "failed"]
 ENDED = ("done", "diverged")  # there is nothing left to do
 LOCK = ".lock"  # held by the process that runs
+RESERVE = ".reserve"  # space for how a run ended, where the disk is full
 
 
 class RunError(RuntimeError):
@@ -43,8 +44,20 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json."""
-    _write_text(directory / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    """Write result.json; on a full disk, into the space that was reserved for it."""
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    try:
+        _write_text(directory / "result.json", text)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        (directory / RESERVE).unlink(missing_ok=True)
+        _write_text(directory / "result.json", text)
+
+
+def reserve_space(directory: Path) -> None:
+    """Set space aside for the last result.json of a run."""
+    (directory / RESERVE).write_bytes(bytes(32 * 1024))
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
@@ -98,32 +111,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def begin(directory: Path, config: Mapping[str, Any]) -> int:
-    """Make a run's directory: the config, the plugins' source; earlier attempts are kept.
-
-    Returns:
-        The attempt's number, from 1 on.
-
-    Raises:
-        RunError: it holds a sweep, or files that are no run's.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    attempts = directory / "attempts"
-    remains = [path for path in directory.iterdir() if path != attempts and path.name[0] != "."]
-    if remains and not (directory / "config.yaml").exists():
-        raise RunError(f"{directory} holds something else than a run: choose another name=")
-    number = 1 + (len(list(attempts.iterdir())) if attempts.exists() else 0)
-    if remains:
-        kept = attempts / str(number)
-        kept.mkdir(parents=True)
-        for path in remains:
-            shutil.move(path, kept / path.name)
-        number += 1
+def keep_sources(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write config.yaml, and the source of what is not cellzoo's own."""
     _write_text(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
     for kind, plugin in config.get("plugins", {}).items():
         source = Path(plugin["file"])
         _write_text(_kept(directory, kind, plugin), source.read_text())
-    return number
 
 
 def _kept(directory: Path, kind: str, plugin: Mapping[str, Any]) -> Path:

@@ -124,8 +124,10 @@ def judge(job: Job, code: int, before: int | None) -> Verdict:
 
 def failed(job: Job, reason: str) -> dict[str, Any]:
     """Record that a run failed, where its own process could not."""
-    before = read_result(job.directory) or _blank(job.config, 1)
-    result = {**before, "status": "failed", "reason": reason}
+    result = {**(read_result(job.directory) or _blank(job.config))}
+    result |= {"status": "failed", "reason": reason}
+    if result["attempts"]:
+        result["attempts"][-1]["ended"] = f"failed: {reason}"
     write_result(job.directory, result)
     return result
 

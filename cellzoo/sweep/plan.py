@@ -82,7 +82,7 @@ class Composer:
         """
         axes: dict[str, tuple[str, ...]] = {}
         for override in map(self._parsed, overrides):
-            override.config_loader = self._loader
+            override.config_loader = self._loader  # for glob(…)
             key = override.get_key_element()
             if not override.is_sweep_override():
                 axes[key] = (f"{key}={override.get_value_element_as_str()}",)

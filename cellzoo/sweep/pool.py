@@ -95,10 +95,10 @@ class Pool:
             self._end_late()
 
     def close(self) -> None:
-        """End what runs: asked first, so that runs are recorded as interrupted; then the server."""
+        """End what runs: asked first, so that it writes where to go on from; then the server."""
         try:
             for number in self._running:
-                self._server.signal(number, signal.SIGINT)
+                self._server.signal(number, signal.SIGTERM)
             deadline = time.monotonic() + GRACE
             while self._running and time.monotonic() < deadline:
                 for message in self._server.messages(deadline - time.monotonic()):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cellzoo.config import ConfigError
+from cellzoo.config import ConfigError, ranks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_room(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> Room:
     Raises:
         ConfigError: settings that make none, or none that a job fits in.
     """
-    wanted = _whole(trainer["devices"]) if trainer["devices"] != "auto" else 1
+    wanted = ranks(trainer)
     gpus = _gpus(settings["gpus"], trainer)
     if gpus:
         return _by_gpu(settings, trainer, gpus, wanted)
@@ -95,15 +95,6 @@ def _threads(settings: Mapping[str, Any], processes: int) -> dict[str, str]:
         number = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
     number = str(_at_least_one("threads", int(number)))
     return {f"{library}_NUM_THREADS": number for library in ("OMP", "MKL", "OPENBLAS")}
-
-
-def _whole(devices: Any) -> int:
-    if isinstance(devices, list):
-        return len(devices)
-    try:
-        return max(1, int(devices))
-    except ValueError as error:
-        raise ConfigError(f"trainer.devices must be a number, not {devices!r}") from error
 
 
 def _at_least_one(key: str, value: Any) -> int:
