@@ -97,8 +97,8 @@ class Sweep:
             for line in record.begin(self.overrides, self.plan.total):
                 progress.note(line)
             settler = Settler(progress.note)
-            for each in self.probes:  # compiles every cell that never was, before the first job
-                settler.engine(each, self._directory(each))
+            for each in map(record.with_kept_plugins, self.probes):
+                settler.engine(each, self._directory(each))  # compiles every cell that never was
             description = launcher.describe()
             progress.note(description)
             record.add(slots=launcher.slots, launcher=description)
