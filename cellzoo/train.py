@@ -86,7 +86,7 @@ def check(config: Mapping[str, Any]) -> None:
         ValueError, TypeError, LookupError, OSError: what is wrong with it, in its own words.
     """
     check_values(config)
-    task = _build_task(config)
+    task = build_task(config)
     model = build_model(config, task.input_size, task.output_size, task.reads)
     Learner(model, task, config["optimizer"], config["scheduler"]).configure_optimizers()
     task.examples("val", 0)
@@ -107,7 +107,7 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
         return asked, []
     if before and before["identity"] == identity(config) and before["setting"]:
         return before["setting"], []
-    task = _build_task(config)
+    task = build_task(config)
     rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
     precision = str(config["trainer"]["precision"])
     if (dtype := DTYPES.get(precision)) is not None:
@@ -117,7 +117,8 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     return rnn.engine, why
 
 
-def _build_task(config: Mapping[str, Any]) -> Task:
+def build_task(config: Mapping[str, Any]) -> Task:
+    """The task that a resolved config describes."""
     options = dict(config["task"])
     name = options.pop("name")
     return tasks[name](seed=config["seed"], root=config["data"]["root"], **options)
@@ -200,7 +201,7 @@ class _Run:
     def _fit_and_test(self, attempt: Attempt, stop: Stop) -> None:
         config, result = self.config, self.result
         seed_everything(config["seed"], workers=True, verbose=False)
-        task = _build_task(config)
+        task = build_task(config)
         engine = attempt.earlier.get("setting") or self.engine
         model = build_model(config, task.input_size, task.output_size, task.reads, engine)
         learner = Learner(model, task, config["optimizer"], config["scheduler"])

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
+from cellzoo.budget import apply_budget
 from cellzoo.config import (
     ConfigError,
     check_overrides,
@@ -132,7 +133,7 @@ class Sweep:
 
     def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
         try:
-            return resolved(self.composer.compose(overrides))
+            return apply_budget(resolved(self.composer.compose(overrides)))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, self.composer.keys(overrides))) from error
 
