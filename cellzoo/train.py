@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
 
 import cellzoo
 from cellzoo.attempts import Attempt, begin, join
@@ -23,9 +22,9 @@ from cellzoo.checkpoints import Best, Last, WholeFiles
 from cellzoo.config import check_values, identity, ranks
 from cellzoo.learner import DivergedError, Learner
 from cellzoo.locks import hold
-from cellzoo.loggers import RunLogger, is_main_process
+from cellzoo.loggers import RunLogger, global_rank, is_main_process
 from cellzoo.ranks import Ranks, end_with_parent, say
-from cellzoo.runs import LOCK, build_model, read_result, write_result
+from cellzoo.runs import ENDED, LOCK, build_model, free_space, read_result, write_result
 from cellzoo.stop import Stop, Terminated, noting_sigterm
 from cellzoo.tasks import Task, tasks
 from cellzoo.threads import on_threads
@@ -172,7 +171,7 @@ class _Run:
     def follow(self) -> dict[str, Any]:
         """The run, as one of the other ranks: it writes nothing but why it did not end well."""
         end_with_parent()
-        rank = rank_zero_only.rank
+        rank = global_rank()
         try:
             with noting_sigterm() as stop, _library_talk_into(None):
                 self._train(join(self.directory), stop)
@@ -221,12 +220,10 @@ class _Run:
         best = Best(folder / "best.ckpt", task.monitor, task.mode)
         last = Last(folder / "last.ckpt", config["save_every"], stop, self._progress)
         trainer = self._trainer(task, best, last)
-        start = time.perf_counter()
         trainer.fit(learner, task, ckpt_path=attempt.checkpoint, weights_only=True)
-        seconds = time.perf_counter() - start
         result["steps"] = trainer.global_step
         if done := trainer.global_step - attempt.kept.get("step", 0):
-            result["steps_per_second"] = round(done / seconds, 2)
+            result["steps_per_second"] = round(done / last.seconds, 2)
         if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
             # max_steps ended the run within an epoch: its last steps count too.
             trainer.validate(learner, task, verbose=False)
@@ -284,6 +281,7 @@ class _Run:
         """Why it did not end well."""
         said = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {said[0] if said else ''}".rstrip(": ")
+        outcome: dict[str, Any]
         # Lightning turns Ctrl-C into an exit.
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             outcome = {"status": "interrupted", "reason": CTRL_C}
@@ -308,6 +306,8 @@ class _Run:
         reason = f": {result['reason']}" if result["reason"] else ""
         result["attempts"][-1]["ended"] = result["status"] + reason
         write_result(self.directory, result)  # before W&B has its say: files are the truth
+        if result["status"] in ENDED:
+            free_space(self.directory)
         self.ranks.end(well=result["status"] in ("done", "diverged"))
         if self.logger is not None:
             self.logger.finish(result)
