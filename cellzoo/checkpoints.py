@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ class WholeFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write to a temporary file beside `path`, then move it there."""
-        write_whole(Path(path), lambda target: torch.save(checkpoint, target))
+        buffer = io.BytesIO()  # torch.save into a file says nothing of a full disk
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), lambda target: target.write_bytes(buffer.getbuffer()))
 
 
 class Best(Callback):
@@ -93,8 +97,10 @@ class Last(Callback):
         self.written = time.monotonic()
         self.cost = 0.0  # seconds that the last one took
         self.began = self.seconds = 0.0  # of training, in this attempt
-        self.loops: dict[str, Any] | None = None  # to go on from, until the epoch begins
-        self.generators: dict[str, Any] | None = None  # likewise, until the first batch
+        # What to go on from: the loops until the epoch begins, generators until the first batch.
+        self.loops: dict[str, Any] | None = None
+        self.generators: dict[str, Any] | None = None
+        self.metrics: dict[str, Any] = {}
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -105,12 +111,12 @@ class Last(Callback):
         if self.generators is not None:
             set_generators(self.generators)
             self.generators = None
-        everywhere = trainer.strategy.reduce_boolean_decision
-        stopping = everywhere(self.stop.asked, all=False)
-        due = stopping or everywhere(self._is_time(), all=False)
-        if due and _settled(trainer, batch_idx):
+        anywhere = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        if not anywhere(self.stop.asked or self._is_time()):
+            return
+        if _settled(trainer, batch_idx):
             self._write(trainer)
-        if stopping:
+        if anywhere(self.stop.asked):
             raise Terminated
 
     def on_train_start(self, trainer: Trainer, learner: LightningModule) -> None:

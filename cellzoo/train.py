@@ -227,11 +227,12 @@ class _Run:
             # max_steps ended the run within an epoch: its last steps count too.
             trainer.validate(learner, task, verbose=False)
         result["metrics"] |= best.metrics
-        result["engine"] = model.rnn.ran  # autocast, for one, changes the choice
+        ran = model.rnn.ran  # autocast, for one, changes the choice
 
         # The one time that the test split is read; a fast_dev_run has saved nothing.
         weights = best.path if best.path.exists() else None
         trainer.test(learner, task, ckpt_path=weights, verbose=False)
+        result["engine"] = ran or model.rnn.ran
         result["metrics"] |= {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
