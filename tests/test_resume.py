@@ -310,10 +310,7 @@ def test_what_goes_wrong_in_a_cell_is_the_reason(fault, tmp_path, monkeypatch):
     # A sweep, which looks at nothing beforehand, and whose other jobs go on.
     command = ["--plugin", "my_cell.py", "sweep", *SHORT, "engine=loop", "name=s"]
     assert main([*command, f"cell={name},gru"]) == 1
-    results = {
-        r["cell"]: r
-        for r in map(result_of, (p.parent for p in Path("runs/s").glob("*/*/result.json")))
-    }
+    results = {result["cell"]: result for result in results_in("runs/s")}
     assert results["gru"]["status"] == "done"
     assert results[name]["status"] == "failed"
     assert results[name]["reason"].startswith(reason)
