@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which start at once: forked from a server with the imports."""
+"""Commands in processes of their own, forked from one that has the imports."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,8 @@ def test_ranks_share_the_batches_of_one_process(size, batch, world, seed, data):
         number = len(shared[0])
         first = data.draw(st.integers(0, number))
         rest = list(batches(batch, world - 1, world, first))
-        together = [sum(parts, []) for parts in zip(*map(list, shared), strict=True)]
-    assert sorted(sum(alone, [])) == list(range(size))
+        together = [list(chain(*parts)) for parts in zip(*map(list, shared), strict=True)]
+    assert sorted(chain(*alone)) == list(range(size))
     assert together == alone[:number]
     assert all(len(left) < world for left in alone[number:])
     assert all(len(list(each)) == len(each) == number for each in shared)
