@@ -104,7 +104,7 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     if asked != "auto" or not on_cpu:
         return asked, []
-    if before and before["identity"] == identity(config) and before["setting"]:
+    if before and before["identity"] == identity(config) and before.get("setting"):
         return before["setting"], []
     task = _build_task(config)
     rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
@@ -148,6 +148,8 @@ class _Run:
         with hold(self.directory / LOCK), noting_sigterm() as stop:
             attempt = begin(self.directory, self.config)
             self.start -= attempt.kept.get("seconds", 0.0)
+            settled = ("engine", "setting", "threads")  # once, by the first attempt
+            self.result |= {key: attempt.earlier.get(key) for key in settled}
             self.result |= {"wandb": attempt.wandb, "attempts": attempt.attempts}
             write_result(self.directory, self.result)
             try:
@@ -221,7 +223,8 @@ class _Run:
         trainer = self._trainer(task, best, last)
         trainer.fit(learner, task, ckpt_path=attempt.checkpoint, weights_only=True)
         result["steps"] = trainer.global_step
-        if done := trainer.global_step - attempt.kept.get("step", 0):
+        if last.seconds:  # else it was trained before
+            done = trainer.global_step - attempt.kept.get("step", 0)
             result["steps_per_second"] = round(done / last.seconds, 2)
         if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
             # max_steps ended the run within an epoch: its last steps count too.
