@@ -138,7 +138,7 @@ class Last(Callback):
 
     def on_validation_end(self, trainer: Trainer, learner: LightningModule) -> None:
         """In training, SIGTERM waits for the next batch again."""
-        self.stop.patient = trainer.training or trainer.state.fn == "fit"
+        self.stop.patient = trainer.state.fn == "fit"
 
     def _no_patience(self) -> None:
         self.stop.patient = False
@@ -226,8 +226,8 @@ def get_generators() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "python": random.getstate(),
     }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()  # of this rank's device
     return states
 
 
@@ -238,7 +238,7 @@ def set_generators(states: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
     if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _of_all_ranks(mine: Any) -> list[Any]:

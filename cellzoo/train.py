@@ -293,7 +293,10 @@ class _Run:
         elif isinstance(error, DivergedError):
             outcome = {"status": "diverged", "reason": str(error), "step": error.step}
         else:
-            outcome = self.ranks.outcome() or {"status": "failed", "reason": reason}
+            elsewhere = self.ranks.outcome()
+            outcome = {"status": "failed", "reason": reason}
+            if elsewhere is not None and not elsewhere["reason"].endswith(reason):
+                outcome = elsewhere  # what another rank met is why this one could not go on
         self.result |= outcome
 
     def _end(self) -> None:
