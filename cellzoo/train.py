@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
@@ -204,6 +205,11 @@ class _Run:
         task = _build_task(config)
         engine = attempt.earlier.get("setting") or self.engine
         model = build_model(config, task.input_size, task.output_size, task.reads, engine)
+        if rank := global_rank():  # the same weights everywhere, but masks of its own
+            seed_everything(
+                int(np.random.SeedSequence((config["seed"], rank)).generate_state(1)[0]),
+                verbose=False,
+            )
         learner = Learner(model, task, config["optimizer"], config["scheduler"])
         result |= {
             "monitor": task.monitor,
