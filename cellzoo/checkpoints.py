@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ class WholeFiles(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write to a temporary file beside `path`, then move it there."""
-        write_whole(Path(path), lambda target: torch.save(checkpoint, target))
+        buffer = io.BytesIO()  # torch.save into a file says nothing of a full disk
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), lambda target: target.write_bytes(buffer.getbuffer()))
 
 
 class Best(Callback):
@@ -93,8 +97,10 @@ class Last(Callback):
         self.written = time.monotonic()
         self.cost = 0.0  # seconds that the last one took
         self.began = self.seconds = 0.0  # of training, in this attempt
-        self.loops: dict[str, Any] | None = None  # to go on from, until the epoch begins
-        self.generators: dict[str, Any] | None = None  # likewise, until the first batch
+        # What to go on from: the loops until the epoch begins, generators until the first batch.
+        self.loops: dict[str, Any] | None = None
+        self.generators: dict[str, Any] | None = None
+        self.metrics: dict[str, Any] = {}
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -105,12 +111,12 @@ class Last(Callback):
         if self.generators is not None:
             set_generators(self.generators)
             self.generators = None
-        everywhere = trainer.strategy.reduce_boolean_decision
-        stopping = everywhere(self.stop.asked, all=False)
-        due = stopping or everywhere(self._is_time(), all=False)
-        if due and _settled(trainer, batch_idx):
+        anywhere = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        if not anywhere(self.stop.asked or self._is_time()):
+            return
+        if _settled(trainer, batch_idx):
             self._write(trainer)
-        if stopping:
+        if anywhere(self.stop.asked):
             raise Terminated
 
     def on_train_start(self, trainer: Trainer, learner: LightningModule) -> None:
@@ -132,7 +138,7 @@ class Last(Callback):
 
     def on_validation_end(self, trainer: Trainer, learner: LightningModule) -> None:
         """In training, SIGTERM waits for the next batch again."""
-        self.stop.patient = trainer.training or trainer.state.fn == "fit"
+        self.stop.patient = trainer.state.fn == "fit"
 
     def _no_patience(self) -> None:
         self.stop.patient = False
@@ -220,8 +226,8 @@ def get_generators() -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "python": random.getstate(),
     }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()  # of this rank's device
     return states
 
 
@@ -232,7 +238,7 @@ def set_generators(states: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
     if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _of_all_ranks(mine: Any) -> list[Any]:

@@ -31,7 +31,7 @@ from cellzoo.tasks import tasks
 
 # What does not change a run's result: where it lies, what it is logged to, and the machine.
 NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins", "checkpoint_steps", "save_every")
-NOT_IDENTITY_TRAINER = ("accelerator", "devices", "strategy", "log_every_n_steps")
+NOT_IDENTITY_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps")
 
 
 class ConfigError(ValueError):

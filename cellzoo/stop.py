@@ -36,13 +36,18 @@ class Stop:
 
 @contextmanager
 def noting_sigterm() -> Iterator[Stop]:
-    """Handle SIGTERM for a while; outside the main thread, where Python cannot, nothing changes."""
+    """Handle SIGTERM for a while; outside the main thread, where Python cannot, nothing changes.
+
+    SIGINT, which Lightning ignores once Ctrl-C came, is as before afterwards.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = signal.signal(signal.SIGTERM, stop)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, on_ctrl_c)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
@@ -104,7 +105,7 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     if asked != "auto" or not on_cpu:
         return asked, []
-    if before and before["identity"] == identity(config) and before["setting"]:
+    if before and before["identity"] == identity(config) and before.get("setting"):
         return before["setting"], []
     task = build_task(config)
     rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
@@ -149,6 +150,8 @@ class _Run:
         with hold(self.directory / LOCK), noting_sigterm() as stop:
             attempt = begin(self.directory, self.config)
             self.start -= attempt.kept.get("seconds", 0.0)
+            settled = ("engine", "setting", "threads")  # once, by the first attempt
+            self.result |= {key: attempt.earlier.get(key) for key in settled}
             self.result |= {"wandb": attempt.wandb, "attempts": attempt.attempts}
             write_result(self.directory, self.result)
             try:
@@ -203,6 +206,11 @@ class _Run:
         task = build_task(config)
         engine = attempt.earlier.get("setting") or self.engine
         model = build_model(config, task.input_size, task.output_size, task.reads, engine)
+        if rank := global_rank():  # the same weights everywhere, but masks of its own
+            seed_everything(
+                int(np.random.SeedSequence((config["seed"], rank)).generate_state(1)[0]),
+                verbose=False,
+            )
         learner = Learner(model, task, config["optimizer"], config["scheduler"])
         result |= {
             "monitor": task.monitor,
@@ -222,17 +230,19 @@ class _Run:
         trainer = self._trainer(task, best, last)
         trainer.fit(learner, task, ckpt_path=attempt.checkpoint, weights_only=True)
         result["steps"] = trainer.global_step
-        if done := trainer.global_step - attempt.kept.get("step", 0):
+        if last.seconds:  # else it was trained before
+            done = trainer.global_step - attempt.kept.get("step", 0)
             result["steps_per_second"] = round(done / last.seconds, 2)
         if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
             # max_steps ended the run within an epoch: its last steps count too.
             trainer.validate(learner, task, verbose=False)
         result["metrics"] |= best.metrics
-        result["engine"] = model.rnn.ran  # autocast, for one, changes the choice
+        ran = model.rnn.ran  # autocast, for one, changes the choice
 
         # The one time that the test split is read; a fast_dev_run has saved nothing.
         weights = best.path if best.path.exists() else None
         trainer.test(learner, task, ckpt_path=weights, verbose=False)
+        result["engine"] = ran or model.rnn.ran
         result["metrics"] |= {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -290,7 +300,10 @@ class _Run:
         elif isinstance(error, DivergedError):
             outcome = {"status": "diverged", "reason": str(error), "step": error.step}
         else:
-            outcome = self.ranks.outcome() or {"status": "failed", "reason": reason}
+            elsewhere = self.ranks.outcome()
+            outcome = {"status": "failed", "reason": reason}
+            if elsewhere is not None and not elsewhere["reason"].endswith(reason):
+                outcome = elsewhere  # what another rank met is why this one could not go on
         self.result |= outcome
 
     def _end(self) -> None:
