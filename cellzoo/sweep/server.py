@@ -11,6 +11,7 @@ server ends with the sweep, however that ends.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -238,7 +239,15 @@ def main() -> int:
     assert order is not None
     from cellzoo.sweep.job import run_order
 
-    return run_order(order)
+    try:
+        code = run_order(order)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    # The slot is free a third of a second earlier than by taking all that was imported down.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
