@@ -76,29 +76,28 @@ class Sweep:
         self.composer, self.overrides, self.retry = composer, overrides, retry
         self.plan = composer.plan(overrides)
         _refuse_sweep_wide(self.plan)
-        self.probes = [self._config(each) for each in self.plan.probes()]
-        composed = self.composer.compose(next(self.plan.jobs()))
-        self.settings: Any = OmegaConf.to_container(composed.launcher)
-        self.directory = Path("runs") / self.probes[0]["name"]
+        first = next(self.plan.jobs())
+        self.first = self._config(first)
+        self.settings: Any = OmegaConf.to_container(self.composer.compose(first).launcher)
+        self.directory = Path("runs") / self.first["name"]
 
     def run(self) -> int:
         """Run what is not done. Returns 0 if all jobs are done, else 1."""
-        launcher = launcher_class(self.settings["name"])(self.settings, self.probes[0]["trainer"])
-        _check_one(self.probes)
-        with (
-            _interrupted_by_signals(),
-            open_record(self.directory) as record,
-            closing(launcher),
-        ):
-            launcher.start(record.keep_plugins())
-            return self._launch(launcher, record)
+        launch = launcher_class(self.settings["name"])
+        with _interrupted_by_signals(), closing(launch(self.settings, self.first["trainer"])) as it:
+            probes = [self._config(each) for each in self.plan.probes()]
+            _check_one(probes)
+            with open_record(self.directory) as record:
+                it.start(record.keep_plugins())
+                probes = [record.with_kept_plugins(each) for each in probes]
+                return self._launch(it, record, probes)
 
-    def _launch(self, launcher: Launcher, record: Record) -> int:
+    def _launch(self, launcher: Launcher, record: Record, probes: list[dict[str, Any]]) -> int:
         with Progress(console, self.plan.total, launcher.slots) as progress:
             for line in record.begin(self.overrides, self.plan.total):
                 progress.note(line)
             settler = Settler(progress.note)
-            for each in map(record.with_kept_plugins, self.probes):
+            for each in probes:
                 settler.engine(each, self._directory(each))  # compiles every cell that never was
             description = launcher.describe()
             progress.note(description)

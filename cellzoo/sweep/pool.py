@@ -57,6 +57,8 @@ class Pool:
                 f"launcher.start is one of {', '.join(STARTS)}, not {settings['start']!r}"
             )
         self._start = settings["start"]
+        self._environment: Mapping[str, str] = {}
+        self._server = Server(self._start, self.room.threads)  # imports while jobs are composed
         self._free = deque(self.room.slots)
         self._waiting: deque[Attempt] = deque()  # for another try
         self._running: dict[int, Attempt] = {}
@@ -69,9 +71,9 @@ class Pool:
         return len(self.room.slots)
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start the server, which imports while jobs are composed."""
-        self._environment = {**environment, **self.room.threads}
-        self._server = Server(self._start, self._environment)
+        """Have the server load the plugins; it has been importing since."""
+        self._environment = environment
+        self._server.prepare(environment)
 
     def describe(self) -> str:
         """Where jobs run and how they are started; waits until the server can."""
@@ -149,7 +151,8 @@ class Pool:
             for number in list(self._running):  # they end with their server
                 yield number, -signal.SIGKILL
             self._server.close()
-            self._server = Server(self._start, self._environment)
+            self._server = Server(self._start, self.room.threads)
+            self._server.prepare(self._environment)
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do, whatever the server says."""

@@ -2,7 +2,8 @@
 
 The sweep starts it (`Server`) and speaks to it by a socket, in lines of JSON:
 
-    to it    {"start": 3, "order": "…", "log": "…", "environment": {…}}, {"signal": 9, "to": 3}
+    to it    {"environment": {…}}, once, before any job
+             {"start": 3, "order": "…", "log": "…", "environment": {…}}, {"signal": 9, "to": 3}
     from it  {"ready": "fork", "why": ""}, {"ended": 3, "code": 0}
 
 Every job is a process, and a process group, of its own. The jobs end with the server, and the
@@ -16,6 +17,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -28,8 +30,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cellzoo.plugins import VARIABLE
+
 PR_SET_PDEATHSIG = 1
-WAKES = (signal.SIGCHLD,)
+LIBRARIES = ("torch", "lightning.pytorch", "wandb", "cellzoo.sweep.job")
 
 
 class ServerError(RuntimeError):
@@ -41,15 +45,16 @@ class Server:
 
     Args:
         start: "fork", "spawn", or "auto" (fork where that is safe).
-        environment: what the server's environment has beside this process's.
+        threads: the environment that its libraries read when they are imported, from now on.
     """
 
-    def __init__(self, start: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, start: str, threads: Mapping[str, str]) -> None:
         mine, its = socket.socketpair()
+        environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
         command = [sys.executable, "-m", "cellzoo.sweep.server", str(its.fileno()), start]
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **environment},
+            env={**environment, **threads, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -57,6 +62,10 @@ class Server:
         )
         its.close()
         self._lines = _Lines(mine)
+
+    def prepare(self, environment: Mapping[str, str]) -> None:
+        """Have it load the plugins that this environment names, and be ready."""
+        self._lines.send(environment=dict(environment))
 
     def start(self, number: int, order: Path, log: Path, environment: Mapping[str, str]) -> None:
         """Have a job started."""
@@ -126,7 +135,7 @@ def serve(connection: socket.socket, start: str) -> Path | None:
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     lines = _Lines(connection)
-    start, why = _prepare(start)
+    start, why = _prepare(start, lines)
     signal.set_wakeup_fd(waker)
     lines.send(ready=start, why=why)
     gc.collect()
@@ -165,19 +174,25 @@ def serve(connection: socket.socket, start: str) -> Path | None:
                 lines.send(ended=jobs.pop(process), code=code)
 
 
-def _prepare(start: str) -> tuple[str, str]:
+def _prepare(start: str, lines: _Lines) -> tuple[str, str]:
     """Import what jobs need, once; fork only where that leaves nothing that a child would lack."""
+    why = ""
     if start == "auto" and sys.platform != "linux":
-        return "spawn", f"fork is not safe on {sys.platform}"
+        start, why = "spawn", f"fork is not safe on {sys.platform}"
+    if start != "spawn":
+        for library in LIBRARIES:
+            importlib.import_module(library)
+    for message in lines.receive(None):
+        if message is None:
+            sys.exit()
+        os.environ.update(message["environment"])
     if start == "spawn":
-        return "spawn", ""
+        return start, why
     import torch
-    import wandb  # noqa: F401
 
     import cellzoo
-    import cellzoo.sweep.job
 
-    cellzoo.list_cells()  # plugins too
+    cellzoo.list_cells()  # imports the plugins
     threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
     if threads > 1:
         return "spawn", f"importing left {threads} threads, which a fork would lose"

@@ -84,8 +84,8 @@ def show(directory: Path) -> None:
     for run, reason in now.reasons.items():
         console.print(f"failed: {escape(run)}: {escape(reason)}", soft_wrap=True)
     if now.others:
-        counts = ", ".join(f"{number} {each}" for each, number in now.others.items())
-        console.print(f"from earlier commands, beside these: {counts}")
+        said = ", ".join(f"{number} {how}" for how, number in now.others.items())
+        console.print(f"from earlier commands, beside these: {said}")
     console.print(_outlook(now, together))
 
 
