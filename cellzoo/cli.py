@@ -86,15 +86,17 @@ def _say(message: str, status: int) -> int:
 
 
 def _train(arguments: list[str], debug: bool) -> int:
-    from cellzoo.sweep import one
+    from cellzoo.sweep.single import one
 
     with _named(arguments, "train") as named:
         return one(named, debug)
 
 
 def _sweep(arguments: list[str], debug: bool) -> int:
-    from cellzoo.sweep import many
+    from cellzoo.sweep.command import many, show
 
+    if any(each.split("=")[0] == "--status" for each in arguments):
+        return show(arguments)
     with _named(arguments, "sweep") as named:
         return many(named, debug)
 

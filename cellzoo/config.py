@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Optional, get_args, get_origin, get_type_hints
 
+import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -29,8 +30,8 @@ from cellzoo.registry import closest, nearest
 from cellzoo.tasks import tasks
 
 # What does not change a run's result: where it lies, what it is logged to, and the machine.
-NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins", "checkpoint_steps")
-NOT_IDENTITY_TRAINER = ("accelerator", "devices", "strategy", "log_every_n_steps")
+NOT_IDENTITY = ("name", "data", "logger", "wandb", "plugins", "checkpoint_steps", "save_every")
+NOT_IDENTITY_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps")
 
 
 class ConfigError(ValueError):
@@ -44,11 +45,13 @@ class Schema:
     name: Optional[str] = None  # noqa: UP045  (OmegaConf reads this annotation)
     seed: int = 0
     hidden_size: int = 64
+    budget: Optional[int] = None  # noqa: UP045
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
     engine: str = "auto"
     checkpoint_steps: Optional[int] = None  # noqa: UP045
+    save_every: float = 10.0
     cell: Any = None
     init: Any = None
     task: Any = None
@@ -56,6 +59,7 @@ class Schema:
     scheduler: Any = None
     trainer: Any = None
     logger: Any = None
+    launcher: Any = None
     early_stopping: Any = None
     data: Any = None
     wandb: Any = None
@@ -82,8 +86,6 @@ def store_choices() -> None:
     for name in tasks.names():
         options = {option: spec.default for option, spec in option_specs(tasks[name]).items()}
         store.store(group="task", name=name, node=_node("task", name, options))
-    if not OmegaConf.has_resolver("run_directory"):
-        OmegaConf.register_new_resolver("run_directory", _run_directory)
 
 
 _maybe_float = object()
@@ -123,7 +125,10 @@ def check_overrides(overrides: list[str], sweeping: bool) -> None:
     for each in overrides:
         if "=" not in each and not each.startswith("~"):
             raise ConfigError(f"an override is KEY=VALUE, not {each!r}")
-    for override in parse(overrides):
+    parsed = parse(overrides)
+    if {"budget", "hidden_size"} <= {override.key_or_group for override in parsed}:
+        raise ConfigError("budget= finds the hidden_size: say one of the two")
+    for override in parsed:
         group, value = override.key_or_group, override.value()
         if override.is_sweep_override() and not sweeping:
             raise ConfigError(f"train is one run: cellzoo sweep {override.input_line}")
@@ -201,7 +206,10 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items() if key not in ("hydra",)}
-    settings.pop("experiment", None)
+    for key in ("experiment", "launcher"):  # the one is among the others, the other a sweep's
+        settings.pop(key, None)
+    if settings["budget"] is None:  # a run without one is the run that it was before there were
+        del settings["budget"]
     settings["plugins"] = {
         kind: {"file": str(path), "sha256": code_hash(path)}
         for kind, thing in plugged(settings).items()
@@ -255,20 +263,33 @@ def plugged(config: Mapping[str, Any]) -> dict[str, Any]:
 def identity(config: Mapping[str, Any]) -> str:
     """The hash of what a run computes, its seed aside.
 
-    That is the resolved config less paths, logging and machine, with the code of its plugins: an
-    edited cell is a different run.
+    That is the resolved config less paths, logging and machine, with the code of its plugins (an
+    edited cell is a different run) and the number of ranks.
     """
     settings = {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "seed")}
     settings["trainer"] = {
         key: value for key, value in config["trainer"].items() if key not in NOT_IDENTITY_TRAINER
     }
+    if (number := ranks(config["trainer"])) > 1:
+        settings["ranks"] = number  # they share a batch of so many times batch_size
     settings["code"] = {kind: p["sha256"] for kind, p in config.get("plugins", {}).items()}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _run_directory(*, _root_: DictConfig) -> str:
-    """A job's place in its sweep: <cell>-<hash>/s<seed>."""
-    job = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    config = resolved(job)
+def ranks(trainer: Mapping[str, Any]) -> int:
+    """The number of processes that train together."""
+    devices, gpu = trainer["devices"], trainer["accelerator"] in ("gpu", "cuda", "auto")
+    found = torch.cuda.device_count() if gpu else 0
+    if isinstance(devices, str) and devices not in ("auto", "-1"):
+        devices = [each for each in devices.split(",") if each] if "," in devices else int(devices)
+    if isinstance(devices, list):
+        devices = len(devices)
+    elif devices in ("auto", "-1", -1):
+        devices = max(found, 1)
+    return devices * trainer.get("num_nodes", 1)
+
+
+def run_path(config: Mapping[str, Any]) -> str:
+    """A run's place in its sweep: <cell>-<hash>/s<seed>."""
     return f"{config['cell']['name']}-{identity(config)}/s{config['seed']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from cellzoo.model import SequenceModel
 from cellzoo.registry import nearest
-from cellzoo.tasks.base import Split, Task
+from cellzoo.tasks.base import Measure, Split, Task
 
 OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -63,41 +64,81 @@ class Learner(LightningModule):
         self.monitor, self.mode = task.monitor, task.mode
         self.optimizer_config = dict(optimizer)
         self.scheduler_config = dict(scheduler)
+        self.scores: dict[str, tuple[float, int]] = {}  # of this validation or test, of this rank
 
     def forward(self, x: Any) -> Tensor:
         """The model's predictions."""
         return self.model(x)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The loss of a training batch."""
-        return self._score("train", batch)
+        """The loss of a training batch.
+
+        The ranks of a run on several devices average their gradients: each weighs its loss by its
+        share of the things that were counted, so that this is the mean over the whole batch.
+        """
+        measures = self._measured(batch)
+        loss, count = measures["loss"]
+        means: dict[str, Any]
+        if self.trainer.world_size == 1:
+            means = {name: mean.detach() for name, (mean, _) in measures.items()}
+        else:
+            sums, counts = self._over_ranks(_sums(measures))
+            means = {name: sums[name] / counts[name] for name in sums}
+            loss = loss * (count * self.trainer.world_size / counts["loss"])
+        self._report("train", means)
+        return loss
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Score a validation batch."""
-        self._score("val", batch)
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the split's means."""
+        self._report("val", self._means())
 
     def test_step(self, batch: Any, batch_index: int) -> None:
         """Score a test batch."""
-        self._score("test", batch)
+        self._score(batch)
 
-    def _score(self, split: Split, batch: Any) -> Tensor:
+    def on_test_epoch_end(self) -> None:
+        """Report the split's means."""
+        self._report("test", self._means())
+
+    def _measured(self, batch: Any) -> dict[str, Measure]:
         x, y = batch
-        measures = self.measure(self(x), y)
-        loss = measures["loss"][0]
-        if not torch.isfinite(loss):
+        return self.measure(self(x), y)
+
+    def _score(self, batch: Any) -> None:
+        for name, (total, count) in _sums(self._measured(batch)).items():
+            old_total, old_count = self.scores.get(name, (0.0, 0))
+            self.scores[name] = (old_total + total, old_count + count)
+
+    def _means(self) -> dict[str, float]:
+        """Of a held-out split, over all ranks; every batch weighs as much as was counted in it."""
+        sums, counts = self._over_ranks(self.scores)
+        self.scores = {}
+        return {name: sums[name] / counts[name] for name in sums}
+
+    def _over_ranks(
+        self, scores: Mapping[str, tuple[float, int]]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums and counts of all ranks together, alike on each, in float64.
+
+        Lightning's own reduction averages counts as integers: an odd one loses a half.
+        """
+        table = torch.tensor(list(scores.values()), dtype=torch.float64, device=self.device)
+        if self.trainer.world_size > 1:
+            table = self.trainer.strategy.reduce(table, reduce_op="sum")
+        sums, counts = table.T.tolist()
+        return dict(zip(scores, sums, strict=True)), dict(zip(scores, counts, strict=True))
+
+    def _report(self, split: Split, means: Mapping[str, Any]) -> None:
+        """Log them; a loss that is not finite ends the run, on every rank at this step."""
+        if not math.isfinite(means["loss"]):
             raise DivergedError(f"the {split} loss", self.global_step)
-        training = split == "train"
-        for name, (mean, count) in measures.items():
-            self.log(
-                f"{split}/{name}",
-                mean,
-                batch_size=count,  # a split's mean weighs every batch by its count
-                on_step=training,
-                on_epoch=not training,
-                sync_dist=not training,
-                prog_bar=name == "loss" or f"{split}/{name}" == self.monitor,
-            )
-        return loss
+        for name, mean in means.items():
+            shown = name == "loss" or f"{split}/{name}" == self.monitor
+            self.log(f"{split}/{name}", mean, prog_bar=shown)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradient, before it is clipped."""
@@ -135,6 +176,10 @@ class Learner(LightningModule):
             {"params": group, "lr": lr * factor} | ({} if decays else {"weight_decay": 0.0})
             for (factor, decays), group in groups.items()
         ]
+
+
+def _sums(measures: Mapping[str, Measure]) -> dict[str, tuple[float, int]]:
+    return {name: (float(mean) * count, count) for name, (mean, count) in measures.items()}
 
 
 def _named(things: Mapping[str, Any], kind: str, name: str) -> Any:

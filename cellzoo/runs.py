@@ -7,25 +7,32 @@ checkpoints/   best.ckpt (by validation) and last.ckpt
 train.log      what the libraries said
 wandb/         W&B's file of the run
 plugins/       the source of a cell, init or task that is not cellzoo's own
-attempts/      earlier attempts that did not finish
+attempts/      what is left of an attempt that could not be gone on with
+.lock          held by the process that runs
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 
 from cellzoo.files import write_whole
+from cellzoo.locks import held
 from cellzoo.model import SequenceModel
 from cellzoo.plugins import only
 from cellzoo.rnn import RNN
+
+Status = Literal["left", "running", "interrupted", "done", "diverged", "failed"]
+ENDED = ("done", "diverged")  # there is nothing left to do
+LOCK = ".lock"  # held by the process that runs
+RESERVE = ".reserve"  # space for how a run ended, where the disk is full
 
 
 class RunError(RuntimeError):
@@ -37,8 +44,25 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json."""
-    _write_text(directory / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    """Write result.json; on a full disk, into the space that was reserved for it."""
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    try:
+        _write_text(directory / "result.json", text)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        free_space(directory)
+        _write_text(directory / "result.json", text)
+
+
+def reserve_space(directory: Path) -> None:
+    """Set space aside for the last result.json of a run."""
+    (directory / RESERVE).write_bytes(bytes(32 * 1024))
+
+
+def free_space(directory: Path) -> None:
+    """Give it back."""
+    (directory / RESERVE).unlink(missing_ok=True)
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
@@ -54,6 +78,23 @@ def read_result(directory: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def status(directory: Path) -> Status:
+    """How a run stands.
+
+    "left" (nothing began here), "running" (a process holds it now), "interrupted" (a process
+    was stopped or killed: the run goes on from its last checkpoint), "done", "diverged" (a loss
+    or gradient was not finite: never retried) or "failed" (the reason is in result.json).
+
+    Raises:
+        RunError: result.json cannot be read.
+    """
+    result = read_result(directory)
+    recorded: Status = result["status"] if result else "left"
+    if recorded not in ENDED and held(directory / LOCK):
+        return "running"
+    return "interrupted" if recorded == "running" else recorded
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -75,32 +116,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def begin(directory: Path, config: Mapping[str, Any]) -> int:
-    """Make a run's directory: the config, the plugins' source; earlier attempts are kept.
-
-    Returns:
-        The attempt's number, from 1 on.
-
-    Raises:
-        RunError: it holds a sweep, or files that are no run's.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    attempts = directory / "attempts"
-    remains = [path for path in directory.iterdir() if path != attempts and path.name[0] != "."]
-    if remains and not (directory / "config.yaml").exists():
-        raise RunError(f"{directory} holds something else than a run: choose another name=")
-    number = 1 + (len(list(attempts.iterdir())) if attempts.exists() else 0)
-    if remains:
-        kept = attempts / str(number)
-        kept.mkdir(parents=True)
-        for path in remains:
-            shutil.move(path, kept / path.name)
-        number += 1
+def keep_sources(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write config.yaml, and the source of what is not cellzoo's own."""
     _write_text(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
     for kind, plugin in config.get("plugins", {}).items():
         source = Path(plugin["file"])
         _write_text(_kept(directory, kind, plugin), source.read_text())
-    return number
 
 
 def _kept(directory: Path, kind: str, plugin: Mapping[str, Any]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,19 +12,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 
 import cellzoo
-from cellzoo.config import check_values, identity
+from cellzoo.attempts import Attempt, begin, join
+from cellzoo.checkpoints import Best, Last, WholeFiles
+from cellzoo.config import check_values, identity, ranks
 from cellzoo.learner import DivergedError, Learner
-from cellzoo.loggers import finish, is_main_process, make_loggers
-from cellzoo.runs import begin, build_model, read_result, write_result
+from cellzoo.locks import hold
+from cellzoo.loggers import RunLogger, global_rank, is_main_process
+from cellzoo.ranks import Ranks, end_with_parent, say
+from cellzoo.runs import ENDED, LOCK, build_model, free_space, read_result, write_result
+from cellzoo.stop import Stop, Terminated, noting_sigterm
 from cellzoo.tasks import Task, tasks
+from cellzoo.threads import on_threads
 
 # The parameters' dtype, where Lightning's precision says another than float32.
 DTYPES = {"64-true": torch.float64, "64": torch.float64, "bf16-true": torch.bfloat16}
+
+CTRL_C, SIGTERM = "Ctrl-C", "SIGTERM"  # the reasons of what is interrupted
 
 LIBRARIES = (
     "lightning",
@@ -44,6 +54,10 @@ def train(
 ) -> dict[str, Any]:
     """Train, validate and test one model; what happened is in the run's directory.
 
+    A directory that holds an unfinished attempt at this run is gone on with, from its last
+    checkpoint, with the engine and the threads that it had; on one machine's CPU the result is
+    that of a run that nothing disturbed, bit for bit.
+
     Args:
         config: a resolved config (`config.resolved`).
         directory: the run's own.
@@ -55,44 +69,14 @@ def train(
     Returns:
         The result as in result.json. Its status is "done"; "diverged" where a loss or gradient
         was not finite; or "failed", with the reason, where anything else went wrong.
+
+    Raises:
+        LockedError: another process runs it.
+        RunError: the directory holds another run, or this one done or diverged.
+        KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM came. The status is "interrupted".
     """
-    main = is_main_process()
-    attempt = begin(directory, config) if main else 0
-    result = _blank(config, attempt)
-    if main:
-        write_result(directory, result)
-    loggers: list[Any] = []
-    deterministic = torch.get_deterministic_debug_mode()
-    start = time.perf_counter()
-    try:
-        with _library_talk_into(directory / "train.log" if main else None):
-            _run(config, directory, group, progress, engine, result, loggers)
-        result["status"] = "done"
-    except DivergedError as error:
-        result |= {"status": "diverged", "reason": str(error), "step": error.step}
-    except BaseException as error:
-        message = str(error).strip().splitlines()
-        result["status"] = "failed"
-        result["reason"] = f"{type(error).__name__}: {message[0] if message else ''}".rstrip(": ")
-        # Lightning turns Ctrl-C into an exit.
-        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-            result["reason"] = "interrupted"
-            raise KeyboardInterrupt from error
-        if reraise:
-            raise
-    finally:
-        result["seconds"] = round(time.perf_counter() - start, 3)
-        if result["status"] != "done":
-            result["metrics"] = {k: v for k, v in result["metrics"].items() if k[:5] != "test/"}
-        # JSON has no NaN: a metric that is none (the loss would have been divergence) is null.
-        result["metrics"] = {
-            k: v if math.isfinite(v) else None for k, v in result["metrics"].items()
-        }
-        torch.set_deterministic_debug_mode(deterministic)  # the next job may not ask for it
-        if main:
-            write_result(directory, result)  # before W&B has its say: files are the truth
-        finish(loggers, result, directory)
-    return result
+    run = _Run(config, directory, group, progress, engine)
+    return run.lead(reraise) if is_main_process() else run.follow()
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -102,7 +86,7 @@ def check(config: Mapping[str, Any]) -> None:
         ValueError, TypeError, LookupError, OSError: what is wrong with it, in its own words.
     """
     check_values(config)
-    task = _build_task(config)
+    task = build_task(config)
     model = build_model(config, task.input_size, task.output_size, task.reads)
     Learner(model, task, config["optimizer"], config["scheduler"]).configure_optimizers()
     task.examples("val", 0)
@@ -121,9 +105,9 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     if asked != "auto" or not on_cpu:
         return asked, []
-    if before and before["identity"] == identity(config) and before.get("engine"):
-        return before["engine"].split()[0], []
-    task = _build_task(config)
+    if before and before["identity"] == identity(config) and before.get("setting"):
+        return before["setting"], []
+    task = build_task(config)
     rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
     precision = str(config["trainer"]["precision"])
     if (dtype := DTYPES.get(precision)) is not None:
@@ -133,110 +117,231 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     return rnn.engine, why
 
 
-def _build_task(config: Mapping[str, Any]) -> Task:
+def build_task(config: Mapping[str, Any]) -> Task:
+    """The task that a resolved config describes."""
     options = dict(config["task"])
     name = options.pop("name")
     return tasks[name](seed=config["seed"], root=config["data"]["root"], **options)
 
 
-def _run(
-    config: Mapping[str, Any],
-    directory: Path,
-    group: str | None,
-    progress: bool,
-    engine: str | None,
-    result: dict[str, Any],
-    loggers: list[Any],
-) -> None:
-    """The run itself; `result` and `loggers` fill as it goes, so that a failure keeps both."""
-    check_values(config)
-    seed_everything(config["seed"], workers=True, verbose=False)
+class _Run:
+    """What `train` does; `result` fills as it goes, so that a failure keeps what there is."""
 
-    task = _build_task(config)
-    model = build_model(config, task.input_size, task.output_size, task.reads, engine)
-    learner = Learner(model, task, config["optimizer"], config["scheduler"])
-    result |= {
-        "monitor": task.monitor,
-        "mode": task.mode,
-        "input_size": task.input_size,
-        "output_size": task.output_size,
-        "reads": task.reads,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "engine": model.rnn.explain(),
-    }
-    loggers += make_loggers(config, directory, group, result["parameters"])
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        directory: Path,
+        group: str | None,
+        progress: bool,
+        engine: str | None,
+    ) -> None:
+        self.config = config
+        self.directory = directory
+        self.group = group
+        self.progress = progress
+        self.engine = engine
+        self.result = _blank(config)
+        self.logger: RunLogger | None = None
+        self.ranks = Ranks(directory, self._give_up)
+        self.start = time.perf_counter()
 
-    best = BestMetrics(task.monitor, task.mode)
-    checkpoint = ModelCheckpoint(
-        directory / "checkpoints",
-        filename="best",
-        monitor=task.monitor,
-        mode=task.mode,
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [best, checkpoint]
-    if config["early_stopping"]["patience"] is not None:
-        callbacks.append(EarlyStopping(task.monitor, mode=task.mode, **config["early_stopping"]))
-    if progress:
-        callbacks.append(RichProgressBar(leave=False))
-    trainer = Trainer(
-        **config["trainer"],
-        default_root_dir=directory,
-        logger=loggers,
-        callbacks=callbacks,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,  # a task may generate an epoch's examples
-        use_distributed_sampler=False,  # tasks have their own, which repeats no example
-    )
+    def lead(self, reraise: bool) -> dict[str, Any]:
+        """The run, as the process that writes, and starts other ranks where there are some."""
+        with hold(self.directory / LOCK), noting_sigterm() as stop:
+            attempt = begin(self.directory, self.config)
+            self.start -= attempt.kept.get("seconds", 0.0)
+            settled = ("engine", "setting", "threads")  # once, by the first attempt
+            self.result |= {key: attempt.earlier.get(key) for key in settled}
+            self.result |= {"wandb": attempt.wandb, "attempts": attempt.attempts}
+            write_result(self.directory, self.result)
+            try:
+                with _library_talk_into(self.directory / "train.log"):
+                    self._train(attempt, stop)
+                self.result["status"] = "done"
+            except BaseException as error:
+                self._note(error, stop)
+                if self.result["reason"] == CTRL_C:
+                    raise KeyboardInterrupt from error
+                if self.result["reason"] == SIGTERM:
+                    raise Terminated from error
+                if reraise and self.result["status"] == "failed":
+                    raise
+            finally:
+                stop.patient = True  # the rest is short
+                self._end()
+            return self.result
 
-    start = time.perf_counter()
-    trainer.fit(learner, task)
-    seconds = time.perf_counter() - start
-    result["steps"] = trainer.global_step
-    result["steps_per_second"] = round(trainer.global_step / seconds, 2)
-    best_checkpoint = directory / "checkpoints" / "best.ckpt"
-    if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
-        # max_steps ended the run within an epoch: its last steps count too.
-        before = best.metrics
-        trainer.validate(learner, task, verbose=False)
-        if best.metrics is not before:
-            trainer.save_checkpoint(best_checkpoint)
-        trainer.save_checkpoint(best_checkpoint.with_name("last.ckpt"))
-    result["metrics"] |= best.metrics
-    result["engine"] = model.rnn.ran  # autocast, for one, changes the choice
+    def follow(self) -> dict[str, Any]:
+        """The run, as one of the other ranks: it writes nothing but why it did not end well."""
+        end_with_parent()
+        rank = global_rank()
+        try:
+            with noting_sigterm() as stop, _library_talk_into(None):
+                self._train(join(self.directory), stop)
+        except BaseException as error:
+            self._note(error, stop)
+            outcome = {key: self.result[key] for key in ("status", "reason", "step")}
+            if outcome["status"] == "failed":
+                outcome["reason"] = f"rank {rank}: {outcome['reason']}"
+            say(self.directory, rank, outcome)
+            raise SystemExit(1) from error
+        self.result["status"] = "done"
+        return self.result
 
-    # The one time that the test split is read.
-    saved = best_checkpoint.exists()  # a fast_dev_run saves nothing
-    trainer.test(learner, task, ckpt_path=str(best_checkpoint) if saved else None, verbose=False)
-    result["metrics"] |= {
-        name: float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith("test/")
-    }
+    def _train(self, attempt: Attempt, stop: Stop) -> None:
+        """Everything that can fail."""
+        check_values(self.config)
+        before = torch.get_deterministic_debug_mode()
+        threads = attempt.earlier.get("threads") or _threads(self.config)
+        self.result["threads"] = threads
+        try:
+            with on_threads(threads):
+                self._fit_and_test(attempt, stop)
+        finally:
+            torch.set_deterministic_debug_mode(before)  # the next job may not ask for it
+
+    def _fit_and_test(self, attempt: Attempt, stop: Stop) -> None:
+        config, result = self.config, self.result
+        seed_everything(config["seed"], workers=True, verbose=False)
+        task = build_task(config)
+        engine = attempt.earlier.get("setting") or self.engine
+        model = build_model(config, task.input_size, task.output_size, task.reads, engine)
+        if rank := global_rank():  # the same weights everywhere, but masks of its own
+            seed_everything(
+                int(np.random.SeedSequence((config["seed"], rank)).generate_state(1)[0]),
+                verbose=False,
+            )
+        learner = Learner(model, task, config["optimizer"], config["scheduler"])
+        result |= {
+            "monitor": task.monitor,
+            "mode": task.mode,
+            "input_size": task.input_size,
+            "output_size": task.output_size,
+            "reads": task.reads,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "engine": model.rnn.explain(),
+            "setting": model.rnn.engine,
+        }
+        self._start_logging(attempt)
+
+        folder = self.directory / "checkpoints"
+        best = Best(folder / "best.ckpt", task.monitor, task.mode)
+        last = Last(folder / "last.ckpt", config["save_every"], stop, self._progress)
+        trainer = self._trainer(task, best, last)
+        trainer.fit(learner, task, ckpt_path=attempt.checkpoint, weights_only=True)
+        result["steps"] = trainer.global_step
+        if last.seconds:  # else it was trained before
+            done = trainer.global_step - attempt.kept.get("step", 0)
+            result["steps_per_second"] = round(done / last.seconds, 2)
+        if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
+            # max_steps ended the run within an epoch: its last steps count too.
+            trainer.validate(learner, task, verbose=False)
+        result["metrics"] |= best.metrics
+        ran = model.rnn.ran  # autocast, for one, changes the choice
+
+        # The one time that the test split is read; a fast_dev_run has saved nothing.
+        weights = best.path if best.path.exists() else None
+        trainer.test(learner, task, ckpt_path=weights, verbose=False)
+        result["engine"] = ran or model.rnn.ran
+        result["metrics"] |= {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("test/")
+        }
+
+    def _start_logging(self, attempt: Attempt) -> None:
+        self.logger = RunLogger(self.directory, attempt.kept.get("rows", 0))
+        if is_main_process():
+            write_result(self.directory, self.result)  # what it was settled to be, for a next one
+            if self.config["logger"]["wandb"]:
+                parameters = self.result["parameters"]
+                self.logger.start_wandb(self.config, self.group, parameters, attempt.wandb)
+
+    def _trainer(self, task: Task, best: Best, last: Last) -> Trainer:
+        callbacks: list[Callback] = [best, last]
+        early = self.config["early_stopping"]
+        if early["patience"] is not None:
+            callbacks.append(EarlyStopping(task.monitor, mode=task.mode, **early))
+        if self.progress:
+            callbacks.append(RichProgressBar(leave=False))
+        trainer = Trainer(
+            **self.config["trainer"],
+            default_root_dir=self.directory,
+            logger=self.logger,
+            callbacks=callbacks,
+            plugins=[WholeFiles()],
+            enable_checkpointing=False,  # Best and Last do it
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,  # a task may generate an epoch's examples
+            use_distributed_sampler=False,  # tasks have their own, which repeats no example
+        )
+        self.ranks.watch(trainer)
+        # Its handler of SIGTERM talks to the other ranks, which may be in the midst of talking.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
+
+    def _progress(self) -> dict[str, Any]:
+        """What last.ckpt keeps of the run."""
+        assert self.logger is not None
+        return {"rows": self.logger.sync(), "seconds": time.perf_counter() - self.start}
+
+    def _note(self, error: BaseException, stop: Stop) -> None:
+        """Why it did not end well."""
+        said = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {said[0] if said else ''}".rstrip(": ")
+        outcome: dict[str, Any]
+        # Lightning turns Ctrl-C into an exit.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            outcome = {"status": "interrupted", "reason": CTRL_C}
+        elif stop.asked:
+            outcome = {"status": "interrupted", "reason": SIGTERM}
+        elif isinstance(error, DivergedError):
+            outcome = {"status": "diverged", "reason": str(error), "step": error.step}
+        else:
+            elsewhere = self.ranks.outcome()
+            outcome = {"status": "failed", "reason": reason}
+            if elsewhere is not None and not elsewhere["reason"].endswith(reason):
+                outcome = elsewhere  # what another rank met is why this one could not go on
+        self.result |= outcome
+
+    def _end(self) -> None:
+        """Write the result, then have the other ranks and W&B end."""
+        result = self.result
+        result["seconds"] = round(time.perf_counter() - self.start, 3)
+        if result["status"] != "done":
+            result["metrics"] = {k: v for k, v in result["metrics"].items() if k[:5] != "test/"}
+        # JSON has no NaN: a metric that is none (the loss would have been divergence) is null.
+        result["metrics"] = {
+            k: v if math.isfinite(v) else None for k, v in result["metrics"].items()
+        }
+        reason = f": {result['reason']}" if result["reason"] else ""
+        result["attempts"][-1]["ended"] = result["status"] + reason
+        write_result(self.directory, result)  # before W&B has its say: files are the truth
+        if result["status"] in ENDED:
+            free_space(self.directory)
+        self.ranks.end(well=result["status"] in ("done", "diverged"))
+        if self.logger is not None:
+            self.logger.finish(result)
+
+    def _give_up(self, reason: str) -> None:
+        """Another rank died, and this one waits for it for good."""
+        self.result |= {"status": "failed", "reason": reason}
+        self.logger = None  # its thread hangs
+        self._end()
+        os._exit(1)
 
 
-class BestMetrics(Callback):
-    """Keeps all validation metrics of the epoch whose monitored one is best."""
-
-    def __init__(self, monitor: str, mode: str) -> None:
-        self.monitor = monitor
-        self.sign = 1 if mode == "max" else -1
-        self.metrics: dict[str, float] = {}
-        self.step = 0  # of the last validation
-
-    def on_validation_end(self, trainer: Trainer, learner: LightningModule) -> None:
-        """Compare as ModelCheckpoint does: the first of equals stays."""
-        now = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        self.step = trainer.global_step
-        old = self.metrics.get(self.monitor)
-        if old is None or math.isnan(old) or self.sign * now[self.monitor] > self.sign * old:
-            self.metrics = now
+def _threads(config: Mapping[str, Any]) -> int:
+    """As many as torch would take; ranks on one machine share its cores."""
+    number = ranks(config["trainer"])
+    if number == 1 or "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, torch.get_num_threads() // number)
 
 
-def _blank(config: Mapping[str, Any], attempt: int) -> dict[str, Any]:
+def _blank(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": "running",
         "reason": None,
@@ -255,8 +360,11 @@ def _blank(config: Mapping[str, Any], attempt: int) -> dict[str, Any]:
         "steps_per_second": None,
         "engine": None,
         "identity": identity(config),
-        "attempt": attempt,
-        "threads": torch.get_num_threads(),
+        "setting": None,
+        "threads": None,
+        "ranks": ranks(config["trainer"]),
+        "wandb": None,
+        "attempts": [],
         "cellzoo": cellzoo.__version__,
         "torch": torch.__version__,
     }
@@ -276,6 +384,8 @@ def _library_talk_into(path: Path | None) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
+            # Tasks begin an epoch where a run goes on; Lightning cannot know.
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
             yield
     finally:
         logging.captureWarnings(False)

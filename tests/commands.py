@@ -51,7 +51,7 @@ def train(*overrides: str) -> int:
 
 
 def sweep(*overrides: str) -> int:
-    return main(["sweep", *TINY, *overrides])
+    return main(["sweep", *TINY, "launcher=inprocess", *overrides])
 
 
 def assert_refused(arguments: list[str], says: str, capfd) -> str:

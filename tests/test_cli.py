@@ -67,7 +67,7 @@ WRONG_INPUT = {
     "train hidden_size": "hidden_size",
     "cells --plugin": "argument --plugin: expected one argument",
     "train --hlep": "unknown flag '--hlep': did you mean '--help'?",
-    "sweep seed=0,1 trainer=ddp": "cannot be one of several ranks",
+    "sweep seed=0,1 trainer=ddp launcher=inprocess": "cannot be one of several ranks",
     "cells lstmm": "unknown cell 'lstmm': did you mean 'lstm'?",
     "tasks coppy": "unknown task 'coppy': did you mean 'copy'?",
     "compare nowhere": "nowhere",

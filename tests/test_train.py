@@ -1,10 +1,7 @@
 """One run: what it leaves on disk, how it ends, and what can be read back."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -167,16 +164,6 @@ def test_a_failing_job_is_recorded_and_does_not_stop_the_others(tmp_path, capsys
     assert "Traceback" not in said
 
 
-def test_another_attempt_keeps_the_first_one(tmp_path):
-    (tmp_path / "bad.py").write_text(BAD_TASK.replace("bad_task", "bad_once"))
-    command = ["--plugin", "bad.py", "train", "task=bad_once", "logger=files", "name=one"]
-    assert main(command) == 1
-    assert main(command) == 1
-    assert result_of("runs/one")["attempt"] == 2
-    assert result_of("runs/one/attempts/1")["attempt"] == 1
-    (tmp_path / "bad.py").write_text("")
-
-
 def test_a_finished_run_is_not_overwritten(capsys):
     assert train("name=one") == 0
     before = result_of("runs/one")
@@ -195,7 +182,7 @@ def test_a_sweep_goes_on_where_it_was(capsys):
     capsys.readouterr()
     assert sweep("name=s", "seed=0,1,2", "cell=lstm,gru") == 0
     said = capsys.readouterr().out
-    assert said.count("done before") == 4
+    assert "4 had ended before" in said
     assert len(results_in("runs/s")) == 6
     # Another learning rate is another run, beside the first.
     assert sweep("name=s", "seed=0", "cell=lstm", "optimizer.lr=0.02") == 0
@@ -240,46 +227,6 @@ def test_a_plugin_travels_with_the_run(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "RNN(leaky_lstm, 8, 4" in loaded.stdout
-
-
-def test_a_killed_run_is_not_taken_for_done(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "cellzoo",
-        "train",
-        *TINY,
-        "name=one",
-        "trainer.max_epochs=900",
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    checkpoint = tmp_path / "runs/one/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert result_of("runs/one")["status"] == "running"
-    assert train("name=one") == 0
-    assert result_of("runs/one")["attempt"] == 2
-    assert os.path.exists("runs/one/attempts/1/checkpoints")
-
-
-@pytest.mark.slow
-def test_two_ranks_are_one_run(tmp_path):
-    ddp = ["train", "task=digits", "hidden_size=8", "trainer=ddp", "trainer.devices=2"]
-    done = as_a_user(*ddp, "trainer.max_epochs=2", "name=one", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = result_of("runs/one")
-    assert result["status"] == "done"
-    assert result["steps"] == 2 * 17
-    assert len(list((tmp_path / "runs/one").rglob("run-*.wandb"))) == 1
-    # Every test example counted once, whatever the rank.
-    model = cellzoo.load_run("runs/one")
-    x, y = Digits().examples("test", 0).__getitems__(range(360))
-    with torch.no_grad():
-        accuracy = (model(x).argmax(-1) == y).float().mean()
-    assert result["metrics"]["test/accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
 
 
 def test_the_engine_that_ran_is_recorded_and_determinism_ends_with_the_run():
@@ -330,12 +277,12 @@ def test_a_run_that_ends_within_an_epoch_is_validated_and_kept():
 def test_a_failure_of_wandb_at_the_end_loses_nothing(monkeypatch):
     import wandb
 
-    def gone(**options):
+    def gone(*_, **__):
         raise ConnectionError("server gone")
 
-    finish = wandb.finish
-    monkeypatch.setattr(wandb, "finish", gone)
-    assert main(["train", *TINY, "logger=wandb", "name=one"]) == 0
-    finish()
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb.sdk.wandb_run.Run, "finish", gone)
+        assert main(["train", *TINY, "logger=wandb", "name=one"]) == 0
+    wandb.finish()
     assert result_of("runs/one")["status"] == "done"
     assert "server gone" in Path("runs/one/train.log").read_text()

@@ -36,6 +36,7 @@ NOT_SETTINGS = (
     "data",
     "engine",
     "checkpoint_steps",
+    "save_every",
     "launcher",
     "logger",
     "plugins",

@@ -1,5 +1,5 @@
-"""Runs by command: one, or many after each other."""
+"""Many runs: what is asked for (plan), what runs it (launchers), and how it stands (status).
 
-from cellzoo.sweep.command import many, one
-
-__all__ = ["many", "one"]
+A launcher takes jobs from an iterator, one whenever it has room, and yields their outcomes; the
+iterator composes a job only when it is taken. See `launcher`.
+"""

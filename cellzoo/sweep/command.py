@@ -1,306 +1,212 @@
-"""`cellzoo train` and `cellzoo sweep`: Hydra composes, `train.train` runs."""
+"""`cellzoo sweep`: from a command line to many runs, and how they stand."""
 
 from __future__ import annotations
 
-import math
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
-from rich.syntax import Syntax
-from rich.table import Table
 
+from cellzoo.budget import apply_budget
 from cellzoo.config import (
     ConfigError,
     check_overrides,
-    conf_folder,
     explain,
-    flatten,
-    groups,
-    identity,
-    parse,
     resolved,
+    run_path,
     store_choices,
 )
-from cellzoo.loggers import is_main_process
-from cellzoo.registry import nearest
-from cellzoo.runs import RunError, read_config, read_result
-from cellzoo.train import check, settle_engine, train
+from cellzoo.runs import ENDED, read_result, status
+from cellzoo.sweep.job import Job
+from cellzoo.sweep.launcher import Launcher, launcher_class
+from cellzoo.sweep.plan import Composer, Plan, composer
+from cellzoo.sweep.progress import Progress
+from cellzoo.sweep.record import Record, open_record
+from cellzoo.sweep.settle import Settler
+from cellzoo.sweep.single import hydra_app, split
+from cellzoo.sweep.status import show as show_standing
+from cellzoo.train import check
 
 console = Console(highlight=False)
 
-# Hydra's own flags, and whether a value follows.
-FLAGS = {
-    "--help": False, "-h": False, "--hydra-help": False, "--resolve": False, "--version": False,
-    "--cfg": True, "-c": True, "--info": True, "-i": True, "--package": True, "-p": True,
-    "--config-dir": True, "-cd": True,
-}  # fmt: skip
-
-
-def one(arguments: list[str], debug: bool) -> int:
-    """`cellzoo train`: one run. Returns 0 if it is done, 1 if it diverged or failed."""
-    results: list[Mapping[str, Any]] = []
-
-    def job(config: DictConfig) -> None:
-        settings = resolved(config)
-        directory = Path(HydraConfig.get().runtime.output_dir)
-        if is_main_process():
-            check(settings)
-            _refuse_finished(directory, settings)
-            _print_config(settings, directory)
-        engine = _settled(settings, directory)
-        result = train(settings, directory, reraise=debug, engine=engine)
-        results.append(result)
-        if is_main_process():
-            _print_summary(result, directory)
-
-    _hydra(job, arguments, [])
-    return 0 if all(result["status"] == "done" for result in results) else 1
-
 
 def many(arguments: list[str], debug: bool) -> int:
-    """`cellzoo sweep`: every combination of the values given by commas, one after another.
+    """`cellzoo sweep`: every combination of the values given by commas.
 
     A job that diverges or fails is recorded as such and does not stop the others; one that is
     done already is not run again. Returns 0 if all are done, else 1.
     """
-    results: list[Mapping[str, Any]] = []
-    swept, total = _axes(arguments)
-
-    def job(config: DictConfig) -> None:
-        settings = resolved(config)
-        sweep = HydraConfig.get()
-        said = [each for each in sweep.overrides.task if each.split("=")[0] in swept]
-        description = " ".join(said) or f"cell={settings['cell']['name']}"
-        directory = Path(sweep.runtime.output_dir)
-        if (Path(sweep.sweep.dir) / "config.yaml").exists():
-            raise RunError(f"{sweep.sweep.dir} holds a single run: choose another name=")
-        if settings["trainer"]["strategy"] != "auto" or not _one_device(settings["trainer"]):
-            raise ConfigError(
-                "a sweep runs its jobs in this process, which cannot be one of several ranks: "
-                "use trainer=cpu or trainer=gpu, or `cellzoo train` for a run on several devices"
-            )
-        result = read_result(directory)
-        again = result is not None and result["status"] == "done"
-        if result is None or not again:
-            engine = _settled(settings, directory)
-            with console.status(escape(description)):
-                result = train(settings, directory, settings["name"], progress=False, engine=engine)
-        results.append(result)
-        # By validation: who tunes by a sweep must not be shown the test split.
-        line = f"[{len(results)}/{total}] {description}  {_outcome(result)}"
-        console.print(escape(line) + (" [dim]done before[/dim]" if again else ""), soft_wrap=True)
-
-    _hydra(job, arguments, ["--multirun"])
-    if results:
-        _print_tally(results, arguments)
-    return 0 if all(result["status"] == "done" for result in results) else 1
-
-
-def _settled(settings: Mapping[str, Any], directory: Path) -> str | None:
-    """What engine=auto is for this run; compiling its cell, where need be, is no part of it."""
-    cell = settings["cell"]["name"]
-    try:
-        with console.status(f"compiling {escape(cell)} where it never was"):
-            engine, why = settle_engine(settings, directory)
-    except Exception:  # a config that cannot be built: the run says so, and records it
-        return None
-    if is_main_process():
-        for reason in why:
-            console.print(f"[dim]{escape(f'engine {engine}: {reason}')}[/dim]", soft_wrap=True)
-    return engine
-
-
-def _hydra(job: Callable[[DictConfig], None], arguments: list[str], flags: list[str]) -> None:
-    """Let Hydra read the command line and call the job with each config that it composes."""
-    overrides, said = _split(arguments)
+    retry, arguments = _take(arguments, "--retry")
+    if retry not in (None, "failed"):
+        raise ConfigError(f"--retry takes: failed, not {retry!r}")
+    folder, arguments = _take(arguments, "--config-dir")
+    overrides, flags = split(arguments)
     store_choices()
-    check_overrides(overrides, sweeping=bool(flags))
-    command_line = sys.argv
-
-    errors: list[Exception] = []
-    unused: list[Path] = []
-
-    def call(config: DictConfig) -> None:
-        # Lightning starts the other ranks by this command line: it must be the user's.
-        sys.argv = command_line
-        if not errors:
-            try:
-                job(config)
-            except Exception as error:  # Hydra would print it in its own way, and go on
-                errors.append(error)
-        if errors:
-            unused.append(Path(HydraConfig.get().runtime.output_dir))
-
-    decorated = hydra.main(
-        version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
-    )(call)
-    with _errors_pass_through():
-        sys.argv = [command_line[0], *flags, *overrides, *said]
-        try:
-            decorated()
-        except (HydraException, OmegaConfBaseException) as error:
-            names = [each.split("=", 1)[1] for each in overrides if each.startswith("name=")]
-            unused += [Path("runs") / name for name in names]
-            raise ConfigError(explain(error, _known_keys(overrides))) from error
-        finally:
-            sys.argv = command_line
-            for directory in unused:
-                _remove_empty(directory)
-    if errors:
-        raise errors[0]
+    check_overrides(overrides, sweeping=True)
+    extra = [f"hydra.searchpath=['file://{Path(folder).resolve()}']"] if folder else []
+    with composer(extra) as compose:
+        if not flags:
+            return Sweep(compose, overrides, retry is not None).run()
+        first = next(compose.plan(overrides).jobs())
+    hydra_app(lambda config: None, [*first, *flags])  # help, and the like
+    return 0
 
 
-def _one_device(trainer: Mapping[str, Any]) -> bool:
-    devices = trainer["devices"]
-    if devices == "auto":
-        return trainer["accelerator"] == "cpu"
-    return devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+class Sweep:
+    """One `cellzoo sweep`.
 
-
-def _remove_empty(directory: Path) -> None:
-    """Remove the folders that Hydra made for a run that never began."""
-    for folder in (directory, *directory.parents[:2]):
-        if folder.name == "runs" or not folder.is_dir():
-            break
-        if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
-            (folder / "multirun.yaml").unlink()
-        if any(folder.iterdir()):
-            break
-        folder.rmdir()
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Overrides, and flags with their values; Hydra wants them apart.
+    Args:
+        composer: makes its configs.
+        overrides: of the command line.
+        retry: whether runs that failed are run again.
 
     Raises:
-        ConfigError: a flag that Hydra does not have.
+        ConfigError: an override that makes no sense, or a value of one.
     """
-    overrides: list[str] = []
-    flags: list[str] = []
-    value_follows = False
-    for argument in arguments:
-        if value_follows or argument.startswith("-"):
-            name = argument.split("=")[0]
-            if not value_follows and name not in FLAGS:
-                raise ConfigError(f"unknown flag {name!r}: {nearest(name, FLAGS)}")
-            value_follows = not value_follows and FLAGS[name] and "=" not in argument
-            flags.append(argument)
+
+    def __init__(self, composer: Composer, overrides: list[str], retry: bool) -> None:
+        self.composer, self.overrides, self.retry = composer, overrides, retry
+        self.plan = composer.plan(overrides)
+        _refuse_sweep_wide(self.plan)
+        first = next(self.plan.jobs())
+        self.first = self._config(first)
+        self.settings: Any = OmegaConf.to_container(self.composer.compose(first).launcher)
+        self.directory = Path("runs") / self.first["name"]
+
+    def run(self) -> int:
+        """Run what is not done. Returns 0 if all jobs are done, else 1."""
+        launch = launcher_class(self.settings["name"])
+        with _interrupted_by_signals(), closing(launch(self.settings, self.first["trainer"])) as it:
+            probes = [self._config(each) for each in self.plan.probes()]
+            _check_one(probes)
+            with open_record(self.directory) as record:
+                it.start(record.keep_plugins())
+                probes = [record.with_kept_plugins(each) for each in probes]
+                return self._launch(it, record, probes)
+
+    def _launch(self, launcher: Launcher, record: Record, probes: list[dict[str, Any]]) -> int:
+        with Progress(console, self.plan.total, launcher.slots) as progress:
+            for line in record.begin(self.overrides, self.plan.total):
+                progress.note(line)
+            settler = Settler(progress.note)
+            for each in probes:
+                settler.engine(each, self._directory(each))  # compiles every cell that never was
+            description = launcher.describe()
+            progress.note(description)
+            record.add(slots=launcher.slots, launcher=description)
+            for outcome in launcher.run(self._jobs(record, settler, progress)):
+                progress.ended(outcome)
+        progress.tally()
+        console.print(f"compare them: cellzoo compare {escape(str(self.directory))}")
+        return 0 if progress.all_done else 1
+
+    def _jobs(self, record: Record, settler: Settler, progress: Progress) -> Iterator[Job]:
+        """The jobs that there is something to do for, each composed when it is asked for."""
+        seen: dict[Path, int] = {}
+        for number, overrides in enumerate(self.plan.jobs(), 1):
+            said = self.plan.said(overrides)
+            config = record.with_kept_plugins(self._config(overrides))
+            directory = self._directory(config)
+            run = str(directory.relative_to(self.directory))
+            if line := record.plan(number, run, said):
+                progress.note(line)
+            if directory in seen:
+                progress.same(said, seen[directory])
+                continue
+            seen[directory] = number
+            standing = status(directory)
+            if standing in ENDED or (standing == "failed" and not self.retry):
+                progress.ended_before(read_result(directory) or {})
+                continue
+            progress.started()
+            engine = settler.engine(config, directory)
+            yield Job(number, said, config, directory, self.directory, engine)
+
+    def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
+        try:
+            return apply_budget(resolved(self.composer.compose(overrides)))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error, self.composer.keys(overrides))) from error
+
+    def _directory(self, config: Mapping[str, Any]) -> Path:
+        return self.directory / run_path(config)
+
+
+def _refuse_sweep_wide(plan: Plan) -> None:
+    """Refuse several values, or Hydra's own, for what is one for the whole sweep."""
+    for axis in plan.axes:
+        key = axis[0].split("=")[0].lstrip("+~")
+        group = key.split(".")[0].split("/")[0]
+        if group == "hydra":
+            raise ConfigError(f"{key}: a sweep lies in runs/<name> and has launchers of its own")
+        if len(axis) > 1 and group in ("launcher", "name"):
+            raise ConfigError(f"{key} is one for the whole sweep, not {len(axis)}")
+
+
+def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a sweep whose jobs are all wrong; where some are, they fail and the others run.
+
+    Raises:
+        what `train.check` does.
+    """
+    first: Exception | None = None
+    for config in configs:
+        try:
+            check(config)
+        except Exception as error:
+            first = first or error
         else:
-            overrides.append(argument)
-    return overrides, flags
+            return
+    if first is not None:
+        raise first
+
+
+def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """A flag's value, if it is given, and the other arguments.
+
+    Raises:
+        ConfigError: a flag without its value.
+    """
+    rest = list(arguments)
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return rest.pop(place).split("=", 1)[1], rest
+        if argument == flag:
+            if place + 1 == len(arguments):
+                raise ConfigError(f"{flag} wants a value")
+            value = rest.pop(place + 1)
+            rest.pop(place)
+            return value, rest
+    return None, rest
 
 
 @contextmanager
-def _errors_pass_through() -> Iterator[None]:
-    """Have Hydra raise what it catches: this program says errors in its own way."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def _interrupted_by_signals() -> Iterator[None]:
+    """Have what ends a session or a batch job end a sweep as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, signal.default_int_handler) for each in signals]
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
 
 
-def _known_keys(overrides: list[str]) -> list[str]:
-    """The keys of the config with the groups that were chosen."""
-    known = groups()
-    chosen = [
-        str(override.input_line)
-        for override in parse(overrides)
-        if override.key_or_group in known and not override.is_sweep_override()
-    ]
-    with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-        try:
-            config = compose("config", chosen)
-        except (HydraException, OmegaConfBaseException):
-            config = compose("config")
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return [*flatten(plain), *(str(key) for key in plain)]
-
-
-def _axes(arguments: list[str]) -> tuple[list[str], int]:
-    """The keys that the command line sweeps over, and how many jobs they span."""
-    overrides, _ = _split(arguments)
-    parsed = parse(overrides)
-    sweeps = [override for override in parsed if override.is_sweep_override()]
-    jobs = math.prod(len(list(override.sweep_string_iterator())) for override in sweeps)
-    return [override.get_key_element() for override in sweeps], jobs
-
-
-def _refuse_finished(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Keep a finished run: another one needs a name of its own."""
-    result = read_result(directory)
-    if result is not None and result["status"] == "done":
-        old = read_config(directory)
-        same = identity(old) == identity(settings) and old["seed"] == settings["seed"]
-        what = "this run, done" if same else "another run, done"
-        raise RunError(f"{directory} holds {what}: choose another name=, or remove it")
-
-
-def _print_config(settings: Mapping[str, Any], directory: Path) -> None:
-    text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
-    console.print(Syntax(text.rstrip(), "yaml", background_color="default", word_wrap=True))
-    console.print(f"[dim]{escape(str(_relative(directory)))}[/dim]", soft_wrap=True)
-
-
-def _print_summary(result: Mapping[str, Any], directory: Path) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("status", escape(_outcome(result)) if result["status"] != "done" else "done")
-    for name, value in sorted(result["metrics"].items()):
-        table.add_row(name, _number(value))
-    if result["parameters"] is not None:
-        table.add_row("parameters", f"{result['parameters']:,}")
-    if result["steps_per_second"] is not None:
-        table.add_row("steps", f"{result['steps']:,} ({result['steps_per_second']:g} a second)")
-    table.add_row("engine", escape(str(result["engine"])))
-    table.add_row("seconds", f"{result['seconds']:.1f}")
-    table.add_row("run", escape(str(_relative(directory))))
-    console.print(table, soft_wrap=True)
-
-
-def _print_tally(results: list[Mapping[str, Any]], arguments: list[str]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("cell", "done", "diverged", "failed"):
-        table.add_column(column, justify="left" if column == "cell" else "right")
-    cells = sorted({result["cell"] for result in results})
-    for cell in [*cells, None]:
-        mine = [r["status"] for r in results if cell is None or r["cell"] == cell]
-        counts = [str(mine.count(status)) for status in ("done", "diverged", "failed")]
-        table.add_row(cell or "all", *counts)
-    console.print(table)
-    reasons = {r["reason"] for r in results if r["status"] == "failed"}
-    for reason in sorted(map(str, reasons)):
-        console.print(f"failed: {escape(reason)}", soft_wrap=True)
-    name = next(a.split("=", 1)[1] for a in arguments if a.startswith("name="))
-    console.print(f"compare them: cellzoo compare runs/{escape(name)}", soft_wrap=True)
-
-
-def _outcome(result: Mapping[str, Any]) -> str:
-    if result["status"] != "done":
-        return f"{result['status']}: {result['reason']}"
-    metric = result["monitor"]
-    return f"{metric} {_number(result['metrics'].get(metric))} ({result['seconds']:.1f} s)"
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def show(arguments: list[str]) -> int:
+    """`cellzoo sweep --status runs/NAME`."""
+    directory, rest = _take(arguments, "--status")
+    if rest:
+        raise ConfigError(f"--status takes a sweep's directory and nothing else, not {rest[0]!r}")
+    show_standing(Path(str(directory)))
+    return 0

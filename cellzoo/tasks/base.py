@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, distributed
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from cellzoo.options import option, resolve
 from cellzoo.registry import Registry
@@ -73,6 +73,39 @@ class PackedExamples:
         return x, pack_sequence([self.y[i] for i in indices], enforce_sorted=False)
 
 
+class TrainingBatches(Sampler[list[int]]):
+    """The batches of an epoch, as indices: a random order, of the generator's seed alone.
+
+    Several ranks share a batch of world × batch_size examples in contiguous parts, as even as
+    they come, so that together they see what one process with batches of that size sees. The last
+    batch is left out where it has fewer examples than there are ranks.
+
+    Args:
+        size: N, the number of examples.
+        batch_size: of each rank.
+        seed: of the order.
+        first: how many batches are done already.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, first: int = 0) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first = first
+        self.rank, self.world = rank_and_world()
+
+    def __len__(self) -> int:
+        """The number of batches in the whole epoch."""
+        whole, rest = divmod(self.size, self.batch_size * self.world)
+        return whole + (rest >= self.world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Drawn anew each time: how often an epoch is begun must not matter."""
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed))
+        for batch in order.split(self.batch_size * self.world)[self.first : len(self)]:
+            yield batch.tensor_split(self.world)[self.rank].tolist()
+
+
 class Task(LightningDataModule):
     """A task: a Lightning data module, and what is asked of it.
 
@@ -109,6 +142,7 @@ class Task(LightningDataModule):
         self.options = resolve(type(self), f"task {self.registered_name}", options)
         for name, value in self.options.items():
             setattr(self, name, value)
+        self.first_batch = 0  # to begin the next epoch with, where a run goes on within one
         for name in ("batch_size", "length", "train_size"):
             if self.options.get(name, 1) < 1:
                 raise ValueError(f"task {self.registered_name}: {name} must be at least 1")
@@ -132,27 +166,30 @@ class Task(LightningDataModule):
 
     def generator(self, split: Split, epoch: int) -> torch.Generator:
         """Random numbers for a split: of the run and epoch for training, else the split's own."""
+        return torch.Generator().manual_seed(self._seed_of(split, epoch))
+
+    def _seed_of(self, split: Split, epoch: int) -> int:
         key = (0, self.seed, epoch) if split == "train" else (SPLIT_KEY[split],)
         # Mixed by NumPy: torch's generator on the CPU reads only 32 bits of its seed.
-        return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, in an order of the run's seed and the epoch."""
-        # Over-fitting asks for the same batch over and over, of generated examples too.
         trainer = self.trainer
-        epoch = (
-            0
-            if trainer is None or getattr(trainer, "overfit_batches", False)
-            else trainer.current_epoch
+        if trainer is not None and getattr(trainer, "overfit_batches", False):
+            # The same batch over and over, of generated examples too.
+            examples = self.examples("train", 0)
+            return self._loader(examples, self.batch_size, range(len(examples)))
+        epoch = trainer.current_epoch if trainer is not None else 0
+        examples, seed = self.examples("train", epoch), self._seed_of("train", epoch)
+        batches = TrainingBatches(len(examples), self.batch_size, seed, self.first_batch)
+        self.first_batch = 0
+        return DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
         )
-        examples = self.examples("train", epoch)
-        sampler: Sampler[int]
-        if distributed.is_available() and distributed.is_initialized():
-            sampler = DistributedSampler(examples, seed=self.seed)  # type: ignore[arg-type]
-            sampler.set_epoch(epoch)
-        else:
-            sampler = RandomSampler(examples, generator=self.generator("train", epoch))
-        return self._loader(examples, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""
@@ -165,13 +202,29 @@ class Task(LightningDataModule):
     def _held_out(self, split: Split) -> DataLoader[Any]:
         examples = self.examples(split, 0)
         indices = range(len(examples))
-        if distributed.is_available() and distributed.is_initialized():
-            # Every example once: Lightning's sampler would repeat some to even out the ranks.
-            indices = indices[distributed.get_rank() :: distributed.get_world_size()]
+        rank, world = rank_and_world()
+        if len(examples) < world:
+            raise ValueError(f"{world} ranks cannot share {len(examples)} {split} examples")
+        # Every example once: Lightning's sampler would repeat some to even out the ranks.
+        indices = indices[rank::world]
         return self._loader(examples, max(self.batch_size, 256), indices)
 
     def _loader(self, examples: Any, batch_size: int, sampler: Any) -> DataLoader[Any]:
-        return DataLoader(examples, batch_size, sampler=sampler, collate_fn=_as_it_is)
+        # A generator of its own: a loader draws from the global one each time that it begins.
+        return DataLoader(
+            examples,
+            batch_size,
+            sampler=sampler,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes that train together this is; (0, 1) for one alone."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def _as_it_is(batch: Any) -> Any:

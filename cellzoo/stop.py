@@ -1,0 +1,53 @@
+"""SIGTERM: what a cluster or a timeout sends before it kills."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Terminated(SystemExit):
+    """The process was told to end (SIGTERM); its exit status is what a shell makes of that."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class Stop:
+    """Whether SIGTERM came.
+
+    It raises `Terminated` where it comes; while `patient` it is only noted, for who soon comes to
+    a better place.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.patient = False
+
+    def __call__(self, *_: Any) -> None:
+        """Handle the signal."""
+        self.asked = True
+        if not self.patient:
+            raise Terminated
+
+
+@contextmanager
+def noting_sigterm() -> Iterator[Stop]:
+    """Handle SIGTERM for a while; outside the main thread, where Python cannot, nothing changes.
+
+    SIGINT, which Lightning ignores once Ctrl-C came, is as before afterwards.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, on_ctrl_c)

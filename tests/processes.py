@@ -1,0 +1,57 @@
+"""Commands in processes of their own, forked from one that has the imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["wandb", "lightning.pytorch", "cellzoo.sweep"])
+
+
+def start(arguments: list[str], folder: Path, **environment: str) -> BaseProcess:
+    """`cellzoo …` in `folder`; what it says goes to <folder>/said."""
+    process = _context.Process(target=_main, args=(arguments, folder, environment))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, seconds: float = 120) -> int:
+    """Its exit status, negative for the signal that killed it; it must end in time."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError("the process did not end")
+    return process.exitcode
+
+
+def run(arguments: list[str], folder: Path, **environment: str) -> int:
+    """Start it, and wait for its end."""
+    return finish(start(arguments, folder, **environment))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def _main(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    import torch
+
+    from cellzoo.cli import main
+
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.environ.update(environment)
+    with open("said", "a") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    sys.exit(main(arguments))

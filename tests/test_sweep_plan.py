@@ -1,0 +1,123 @@
+"""A sweep's configs, against what Hydra's own compose and sweeper make of the same overrides."""
+
+import itertools
+
+import pytest
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cellzoo.config import ConfigError, store_choices
+from cellzoo.sweep.plan import Composer, composer
+
+CHOICES = {
+    "cell": ["lstm", "gru", "elman"],
+    "init": ["torch", "orthogonal"],
+    "task": ["digits", "adding"],
+    "optimizer": ["adam", "sgd", "{lr:0.3}"],
+    "scheduler": ["constant", "cosine", "plateau"],
+    "trainer": ["cpu", "debug", "{max_epochs:2}"],
+    "experiment": ["jsb", "null"],
+    "launcher": ["pool", "inprocess"],
+    "seed": ["0", "7", "many"],
+    "hidden_size": ["3", "2.5", "'8'"],
+    "optimizer.lr": ["0.1", "1e-3", "x"],
+    "optimizer.momentum": ["0.5"],  # sgd alone has one
+    "scheduler.eta_min": ["0.001"],  # likewise cosine
+    "trainer.max_epochs": ["3", "null"],
+    "cell.proj_size": ["2", "0"],
+    "init.forget_bias": ["1", "null", "true"],
+    "init.blocks": ["{weight_hh:{f:identity}}", "null"],
+    "wandb.tags": ["[a,'b c']", "[]"],
+    "wandb": ["{mode:online}"],
+    "data.root": ["'a b'", "${name}", "'/x=y'"],
+    "name": ["one", "a-b"],
+    "+trainer.limit_train_batches": ["3"],
+    "++seed": ["4"],
+    "~early_stopping.patience": ["null"],
+    "nothing": ["3"],
+}
+ONE = st.sampled_from([f"{key}={v}" for key, values in CHOICES.items() for v in values])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compose_here():
+    store_choices()
+    with composer() as it:
+        yield it
+
+
+def outcome(make) -> object:
+    """A config with and without its interpolations, or that there is none."""
+    try:
+        config = make()
+        return OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return type(error), str(error)
+
+
+@settings(max_examples=80)
+@given(st.lists(ONE, max_size=6, unique_by=lambda each: each.split("=")[0]))
+def test_a_job_has_the_config_that_hydra_composes(overrides):
+    composed = Composer()
+    want = outcome(lambda: compose("config", overrides))
+    for _ in range(2):  # from scratch, and with its groups known
+        assert outcome(lambda: composed.compose(overrides)) == want
+
+
+def test_configs_of_one_choice_of_groups_share_nothing(compose_here):
+    first = compose_here.compose(["cell=gru", "optimizer.lr=0.5"])
+    second = compose_here.compose(["cell=gru", "hidden_size=3"])
+    assert (first.optimizer.lr, second.optimizer.lr) == (0.5, 0.01)
+    assert (first.hidden_size, second.hidden_size) == (64, 3)
+
+
+SWEPT = [
+    ["cell=lstm,gru", "seed=range(3)", "name=x"],
+    ["seed=choice(3,1,2)", "optimizer.lr=0.1,1e-3", "cell=gru"],
+    ["cell=glob(*lstm)", "hidden_size=4"],
+    ["seed=0,1", "seed=2,3"],  # the last one counts
+    ["wandb.tags=[a],[b,c]", "init.blocks={weight_hh:{f:identity}},null"],
+    ["optimizer.lr=range(0.1,0.4,0.1)", "seed=sort(3,1,2)", "data.root='a,b','c'"],
+]
+
+
+@pytest.mark.parametrize("overrides", SWEPT)
+def test_jobs_come_in_the_order_of_hydras_sweeper(overrides, compose_here):
+    plan = compose_here.plan(overrides)
+    parsed = OverridesParser.create(compose_here._loader).parse_overrides(overrides)
+    (want,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    assert [list(job) for job in plan.jobs()] == want
+    assert plan.total == len(want)
+
+
+def test_a_plan_is_lazy(compose_here):
+    plan = compose_here.plan([f"{key}=range(100000)" for key in ("seed", "hidden_size")])
+    assert plan.total == 10**10
+    assert list(itertools.islice(plan.jobs(), 2))[1] == ("seed=0", "hidden_size=1")
+
+
+def test_probes_have_every_value(compose_here):
+    plan = compose_here.plan(["cell=lstm,gru,elman", "seed=0,1", "name=x"])
+    probes = list(plan.probes())
+    assert {each for probe in probes for each in probe} == {e for axis in plan.axes for e in axis}
+    assert len(probes) == 1 + 2 + 1
+    assert plan.said(("cell=gru", "seed=1", "name=x")) == "cell=gru seed=1"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimizer.lr=interval(0,1)", "an interval has no values"),
+        ("cell=glob(nothing*)", "nothing matches"),
+        ("cell=[", "cell="),
+    ],
+)
+def test_overrides_without_values_are_refused(override, says, compose_here):
+    with pytest.raises(ConfigError, match=says):
+        compose_here.plan([override])
