@@ -42,6 +42,8 @@ def test_the_search_finds_what_trying_all_does(slope, heads, least, more):
 @pytest.mark.parametrize("cell", cellzoo.list_cells())
 @pytest.mark.parametrize("budget", [500, 3001])
 def test_every_cell_comes_as_near_as_it_can(cell, budget):
+    if parameters(cell, 1, 2) > budget:
+        pytest.skip("has parameters beside hidden_size's")
     store_choices()
     with composer() as compose:
         config = resolved(compose.compose([f"cell={cell}", f"budget={budget}", "num_layers=2"]))

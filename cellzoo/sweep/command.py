@@ -157,11 +157,11 @@ def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         what `train.check` does.
     """
-    first: Exception | None = None
+    first: BaseException | None = None
     for config in configs:
         try:
             check(config)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a cell may call sys.exit
             first = first or error
         else:
             return

@@ -41,7 +41,7 @@ class Settler:
     def _settle(self, config: Mapping[str, Any], directory: Path) -> str | None:
         try:
             engine, why = settle_engine(config, directory)
-        except Exception:
+        except (Exception, SystemExit):  # a cell may call sys.exit
             return None
         for reason in why:
             if reason not in self._noted:
