@@ -23,7 +23,7 @@ from test_contract import CASES, STACKS, build
 
 from cellzoo import RNN, GatedCell, list_cells
 from cellzoo.engines import CompileError, EngineError
-from cellzoo.engines.compiled import cache, programs
+from cellzoo.engines.compiled import cache, library, programs
 
 # The cells whose states are whole or complex numbers, which this engine declines.
 DECLINED = {"StepIndex", "ComplexState"}
@@ -205,7 +205,7 @@ def test_auto_settles_on_the_loop_where_nothing_can_be_compiled(monkeypatch):
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(programs, "_compile", no_compiler)
+    monkeypatch.setattr(library, "_compile", no_compiler)
     rnn = RNN("peephole_lstm", 3, 4)
     assert rnn.settle_engine() == ["FileNotFoundError: no C++ compiler"]
     assert rnn.engine == "loop"
@@ -234,13 +234,13 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def compilations(monkeypatch):
     """What is compiled, as it is compiled."""
-    count, compile_ = [], programs._compile
+    count, compile_ = [], library._compile
 
     def counting(*arguments, **keywords):
         count.append(keywords)
         return compile_(*arguments, **keywords)
 
-    monkeypatch.setattr(programs, "_compile", counting)
+    monkeypatch.setattr(library, "_compile", counting)
     return count
 
 
@@ -282,12 +282,12 @@ import sys
 import time
 import torch
 from cellzoo import RNN
-from cellzoo.engines.compiled import programs
-count, compile_ = [], programs._compile
+from cellzoo.engines.compiled import library
+count, compile_ = [], library._compile
 def counting(*arguments, **keywords):
     count.append(1)
     return compile_(*arguments, **keywords)
-programs._compile = counting
+library._compile = counting
 torch.manual_seed(0)
 rnn = RNN("cifg_lstm", 3, 4, engine="compiled")
 x = torch.ones(4, 2, 3, requires_grad=True)
@@ -332,7 +332,7 @@ def test_no_compiler_is_said(monkeypatch):
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(programs, "_compile", no_compiler)
+    monkeypatch.setattr(library, "_compile", no_compiler)
     with pytest.raises(CompileError, match="FileNotFoundError: no C"):
         RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
 
@@ -341,5 +341,5 @@ def test_tanh_is_as_exact_as_its_comment_says():
     x = torch.linspace(-12, 12, 400_001)
     exact = torch.tanh(x.double())
     ulp = torch.tensor(2.0) ** (exact.abs().log2().floor() - 23)
-    wrong = (programs._tanh(x).double() - exact).abs()
+    wrong = (library._tanh(x).double() - exact).abs()
     assert (wrong[exact != 0] / ulp[exact != 0]).max() < 3.5
