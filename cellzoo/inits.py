@@ -115,6 +115,26 @@ def constant(block: Tensor, hidden_size: int, *, value: float = 1.0) -> None:
     nn.init.constant_(block, value)
 
 
+@register_init("uniform")
+def uniform(block: Tensor, hidden_size: int, *, low: float = -0.1, high: float = 0.1) -> None:
+    """Uniform between low and high."""
+    nn.init.uniform_(block, low, high)
+
+
+@register_init("uniform_gate")
+def uniform_gate(block: Tensor, hidden_size: int) -> None:
+    """A bias whose gate is uniform in [1/H, 1 − 1/H] (Gu et al. 2020, arXiv:1910.09890)."""
+    nn.init.uniform_(block, 1 / hidden_size, 1 - 1 / hidden_size)
+    with torch.no_grad():
+        block.logit_()
+
+
+@register_init("paper", inputs="torch", vectors="torch")
+def paper(block: Tensor, hidden_size: int) -> None:
+    """What the cell's own paper prescribes; what it leaves open is as `torch`."""
+    torch_uniform(block, hidden_size)
+
+
 def list_inits(pattern: str = "*") -> list[str]:
     """The names of the registered init schemes that match a shell-style pattern, sorted."""
     return inits.names(pattern)
@@ -179,8 +199,11 @@ class Init:
 
         Raises:
             ValueError: a parameter or a gate that it lacks; a forget bias or chrono where no gate
-                keeps its memory, or where it has no bias.
+                keeps its memory, or where it has no bias; "paper" for a cell that declares none.
         """
+        if self.name == "paper":
+            self.of_paper(cell).check(cell)
+            return
         for parameter, choice in self.blocks.items():
             names = [name for name, tensor in cell._parameters.items() if tensor is not None]
             if parameter not in names:
@@ -193,7 +216,10 @@ class Init:
                     raise ValueError(
                         f"{cell.name} has no gate {gate!r} in {parameter}: {nearest(gate, gates)}"
                     )
-                _check_options(*_scheme(scheme))
+                name, options = _scheme(scheme)
+                if name == "paper":
+                    raise ValueError(f"{parameter}: 'paper' is a whole cell's init, not a block's")
+                _check_options(name, options)
         name = "forget_bias" if self.forget_bias is not None else "chrono"
         if self.forget_bias is None and self.chrono is None:
             return
@@ -206,18 +232,34 @@ class Init:
         if clash := {"bias_ih", "bias_hh"} & {*self.blocks}:
             raise ValueError(f"{name} and blocks both set {', '.join(sorted(clash))}")
 
+    def of_paper(self, cell: GatedCell) -> Init:
+        """What `init="paper"` is for a cell; what was said beside it comes first.
+
+        Raises:
+            ValueError: the cell declares none.
+        """
+        if not cell.paper_init:
+            raise ValueError(f"init 'paper': no initialisation is declared for {cell.name}")
+        declared = dict(cell.paper_init)
+        if self.forget_bias is not None or self.chrono is not None:
+            declared |= {"forget_bias": self.forget_bias, "chrono": self.chrono}
+        declared["blocks"] = {**declared.get("blocks", {}), **self.blocks}
+        return Init.of(declared)
+
     @torch.no_grad()
     def __call__(self, cell: GatedCell) -> None:
         """Initialise the cell's parameters in place."""
+        if self.name == "paper":
+            self.of_paper(cell)(cell)
+            return
         self.check(cell)
         scheme = inits[self.name]
         for name, parameter in cell._parameters.items():
             if parameter is None:
                 continue
             if name in cell.extra:
-                start = cell.extra[name].init
-                if start is not None:
-                    parameter.fill_(start)
+                if cell.extra[name].init is not None:
+                    cell.extra[name].start(cell, parameter)
                 else:
                     role = scheme.vectors if parameter.dim() == 1 else scheme.inputs
                     self._fill(role, parameter, cell)

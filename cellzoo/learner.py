@@ -110,9 +110,8 @@ class Learner(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         options = dict(self.optimizer_config)
-        optimizer = _named(OPTIMIZERS, "optimizer", options.pop("name"))(
-            self.parameters(), **options
-        )
+        kind = _named(OPTIMIZERS, "optimizer", options.pop("name"))
+        optimizer = kind(self._parameter_groups(options["lr"]), **options)
         options = dict(self.scheduler_config)
         schedule = _named(SCHEDULERS, "scheduler", options.pop("name"))
         if schedule is None:
@@ -122,6 +121,20 @@ class Learner(LightningModule):
         scheduler = {"scheduler": schedule(optimizer, **options), "monitor": self.monitor}
         scheduler["strict"] = False  # plateau: epochs without a validation leave it as it is
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The parameters by learning rate and weight decay: a cell may declare its own."""
+        rnn = self.model.rnn
+        declared = {id(rnn.get_parameter(n)): e for n, e in rnn.extra_parameters().items()}
+        groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): []}
+        for parameter in self.parameters():
+            extra = declared.get(id(parameter))
+            key = (extra.lr_factor, extra.weight_decay) if extra else (1.0, True)
+            groups.setdefault(key, []).append(parameter)
+        return [
+            {"params": group, "lr": lr * factor} | ({} if decays else {"weight_decay": 0.0})
+            for (factor, decays), group in groups.items()
+        ]
 
 
 def _named(things: Mapping[str, Any], kind: str, name: str) -> Any:

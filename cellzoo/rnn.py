@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cellzoo import engines
 from cellzoo.cells.base import GatedCell, GateWeights, cell_class, positive
+from cellzoo.cells.declare import Extra
 from cellzoo.engines import purity
 from cellzoo.inits import Init
 from cellzoo.options import option_specs
@@ -155,6 +156,15 @@ class RNN(nn.Module):
     def gate_weights(self, layer: int = 0, reverse: bool = False) -> dict[str, GateWeights]:
         """Each gate's W, U and biases by name, as views of the fused parameters."""
         return self.cell(layer, reverse).gate_weights()
+
+    def extra_parameters(self) -> dict[str, Extra]:
+        """What the cell declares of its extra parameters, by their names here."""
+        directions = 2 if self.bidirectional else 1
+        found: dict[str, Extra] = {}
+        for number, cell in enumerate(self._cells):
+            suffix = _suffix(*divmod(number, directions))
+            found |= {name + suffix: extra for name, extra in cell.extra.items()}
+        return {name: extra for name, extra in found.items() if self._parameters[name] is not None}
 
     def reset_parameters(self) -> None:
         """Initialise all parameters anew."""

@@ -1,15 +1,14 @@
-"""The seven cells: against references written from the papers, and against each other."""
+"""The cells: against references written from the papers, and against each other."""
 
 from __future__ import annotations
-
-import inspect
 
 import pytest
 import references
 import torch
-from helpers import F64, normal, random_state, shake, tensors
+from helpers import F64, in_form, normal, random_state, shake, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import REFERENCES
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -20,59 +19,53 @@ from cellzoo.cells.base import cells
 
 # Those that cellzoo brings; tests and plugins may have registered more.
 CELLS = [name for name in list_cells() if cells[name].__module__.startswith("cellzoo.")]
-OPTIONS = {"elman": ({"nonlinearity": "tanh"}, {"nonlinearity": "relu"})}
-VARIANTS = [(name, options) for name in CELLS for options in OPTIONS.get(name, ({},))]
+VARIANTS = [(name, options) for name in REFERENCES for options in REFERENCES[name].variants]
 
 
 def as_reference(rnn: RNN) -> dict[str, dict]:
     """The weights of a one-layer RNN as the references take them."""
     cell = rnn.cell()
-    hidden = cell.hidden_size
     weights: dict[str, dict] = {"W": {}, "U": {}, "b": {}, "extra": dict(cell.options)}
     for gate, w in cell.gate_weights().items():
-        name = "h" if (cell.name, gate) == ("elman", "n") else gate
-        biases = (w.bias_ih, w.bias_hh)
-        weights["W"][name] = w.weight_ih.detach().numpy()
-        weights["U"][name] = w.weight_hh.detach().numpy()
-        weights["b"][name] = tuple(
-            (torch.zeros(hidden) if b is None else b.detach()).numpy() for b in biases
+        rows = cell.width(cell.layout.gates[gate].width)
+        for name, block in (("W", w.weight_ih), ("U", w.weight_hh)):
+            if block is not None:
+                weights[name][gate] = block.detach().numpy()
+        weights["b"][gate] = tuple(
+            (torch.zeros(rows) if b is None else b.detach()).numpy() for b in (w.bias_ih, w.bias_hh)
         )
-    weights["extra"] |= {
-        name: getattr(cell, name).detach().numpy()
-        for name in cell.extra
-        if getattr(cell, name) is not None
+    weights["extra"] |= {"hidden_size": cell.hidden_size} | {
+        name: tensor.detach().numpy()
+        for name in [*cell.extra, *cell._buffers]
+        if (tensor := getattr(cell, name)) is not None
     }
     return weights
 
 
-def test_every_cell_has_a_reference():
-    functions = {name for name, _ in inspect.getmembers(references, inspect.isfunction)}
-    assert set(CELLS) <= functions
+def test_every_cell_has_a_reference_and_says_what_it_was_written_from():
+    assert {name: cells[name].reference for name in CELLS} == {
+        name: each.source for name, each in REFERENCES.items()
+    }
 
 
-@settings(max_examples=300)
-@given(
-    variant=st.sampled_from(VARIANTS),
-    steps=st.integers(1, 6),
-    batch=st.integers(1, 3),
-    input_size=st.integers(1, 4),
-    hidden_size=st.integers(1, 5),
-    bias=st.booleans(),
-    seed=st.integers(0, 10**6),
-    scale=st.floats(0.1, 3),
-)
-def test_equals_its_reference(
-    variant, steps, batch, input_size, hidden_size, bias, seed, scale
-):  # fmt: skip
-    name, options = variant
-    rnn = RNN(name, input_size, hidden_size, bias=bias, dtype=F64, engine="loop", **options)
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_equals_its_reference(name, options, data):
+    steps, batch = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    sizes = data.draw(st.sampled_from(REFERENCES[name].sizes))
+    bias, scale = data.draw(st.booleans()), data.draw(st.floats(0.1, 3))
+    seed = data.draw(st.integers(0, 10**6))
+    rnn = RNN(name, *sizes, bias=bias, dtype=F64, engine="loop", **options).eval()
     shake(rnn, seed, scale)
-    x, state = normal(steps, batch, input_size, seed=seed), random_state(rnn, batch, seed)
-    output, final = rnn(x, state if len(state) > 1 else state[0])
+    x, state = normal(steps, batch, sizes[0], seed=seed), random_state(rnn, batch, seed)
+    dt = normal(steps, batch, seed=seed + 1).detach().exp() if rnn.cell().elapsed_time else None
+    output, final = rnn(x, in_form(state), dt)
     want, want_final = references.run(
-        getattr(references, name),
+        REFERENCES[name].step,
         x.detach().numpy(),
         tuple(s[0].detach().numpy() for s in state),
+        dt=None if dt is None else dt.numpy(),
         **as_reference(rnn),
     )
     torch.testing.assert_close(output.detach(), torch.from_numpy(want), rtol=1e-12, atol=1e-11)
@@ -198,24 +191,11 @@ def test_the_projection_is_a_product_with_the_output():
 # -- sizes and names ---------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
-@given(i=st.integers(1, 9), h=st.integers(1, 9), bias=st.booleans())
-def test_numbers_of_parameters(i, h, bias):
-    def gates(number, biases=2):
-        return number * h * (i + h + biases * bias)
-
-    expected = {
-        "elman": gates(1),
-        "gru": gates(3),
-        "gru_v1": gates(3),
-        "cifg_lstm": gates(3),
-        "lstm": gates(4),
-        "peephole_lstm": gates(4) + 3 * h,
-        "layernorm_lstm": gates(4, biases=1) + 2 * 4 * h + 2 * h,
-    }
-    for name, count in expected.items():
-        cell = build_cell(name, i, h, bias=bias)
-        assert sum(p.numel() for p in cell.parameters()) == count, name
+@pytest.mark.parametrize("name", CELLS)
+def test_numbers_of_parameters(name):
+    for i, h in REFERENCES[name].sizes:
+        count = sum(p.numel() for p in build_cell(name, i, h).parameters())
+        assert count == REFERENCES[name].parameters(i, h)
 
 
 @pytest.mark.parametrize(

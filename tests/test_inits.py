@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import sigmoid, tanh
 
-from cellzoo import RNN, Gate, GatedCell, Init, State, list_inits, register_init
+from cellzoo import RNN, Extra, Gate, GatedCell, Init, State, list_inits, register_init
 from cellzoo.inits import inits
 
 SCHEMES = ["constant", "glorot", "identity", "normal", "orthogonal", "torch", "zeros"]
@@ -351,3 +351,72 @@ class NoBias(GatedCell):
 def test_a_forget_bias_without_a_place_is_refused(cell, options, error, message):
     with pytest.raises(error, match=message):
         make(cell, **options)
+
+
+# -- what a cell's own paper prescribes --------------------------------------------------------
+
+
+class Prescribed(GatedCell):
+    """An Elman cell whose paper has an initialisation."""
+
+    gates = ("n",)
+    keep = {"n": +1}
+    paper_init = {"name": "normal", "std": 0.01, "forget_bias": 2.0,
+                  "blocks": {"weight_hh": "identity"}}  # fmt: skip
+    extra = {
+        "radius": Extra("hidden_size", init=lambda cell: torch.linspace(0, 1, cell.hidden_size)),
+        "gain": Extra("hidden_size", init=lambda cell: 1 - cell.radius**2),
+    }
+
+    def update(self, a, s):
+        return self.gain * tanh(a.n) + self.radius * s.h
+
+
+def test_init_paper_is_what_the_cell_declares():
+    rnn = make(Prescribed, num_layers=2, init="paper")
+    for layer in (0, 1):
+        w = rnn.gate_weights(layer)["n"]
+        assert w.weight_hh.equal(torch.eye(8))
+        assert 0 < w.weight_ih.abs().max() < 0.06
+        assert (w.bias_ih + w.bias_hh).eq(2.0).all()
+
+
+def test_what_is_said_beside_init_paper_comes_first():
+    rnn = make(Prescribed, init={"name": "paper", "blocks": {"weight_ih": "zeros"}}, chrono=8.0)
+    w = rnn.gate_weights()["n"]
+    assert w.weight_hh.equal(torch.eye(8))
+    assert w.weight_ih.eq(0).all()
+    assert (w.bias_ih + w.bias_hh).unique().numel() == 8
+    assert (w.bias_ih + w.bias_hh).max() <= math.log(7)
+
+
+def test_init_paper_is_refused_where_the_cell_declares_none():
+    with pytest.raises(ValueError, match="no initialisation is declared for elman"):
+        make("elman", init="paper")
+    with pytest.raises(ValueError, match="a whole cell's init"):
+        make(Prescribed, init={"blocks": {"weight_ih": "paper"}})
+
+
+@pytest.mark.parametrize("init", ["torch", "paper", "zeros"])
+def test_an_extra_parameter_starts_as_a_function_of_the_cell(init):
+    rnn = make(Prescribed, num_layers=2, bidirectional=True, init=init)
+    for suffix in ("_l0", "_l0_reverse", "_l1", "_l1_reverse"):
+        radius = torch.linspace(0, 1, 8)
+        assert rnn.get_parameter("radius" + suffix).equal(radius)
+        assert rnn.get_parameter("gain" + suffix).equal(1 - radius**2)
+
+
+def test_a_uniform_gate_is_spread_over_its_range():
+    rnn = make("lstm", 2, 500, init={"blocks": {"bias_ih": {"f": "uniform_gate"}}})
+    f = sigmoid(rnn.gate_weights()["f"].bias_ih.detach())
+    assert f.min() >= 1 / 500 - 1e-5
+    assert f.max() <= 1 - 1 / 500 + 1e-5
+    counts = torch.histc(f, 5, 0, 1)
+    assert counts.min() > 60  # 100 each, on the average
+
+
+def test_uniform_takes_its_range():
+    u = recurrent_blocks(
+        make(init={"blocks": {"weight_hh": {"name": "uniform", "low": 0.2, "high": 0.3}}})
+    )
+    assert all(block.min() >= 0.2 and block.max() <= 0.3 for block in u)

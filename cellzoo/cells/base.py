@@ -66,6 +66,11 @@ class GatedCell(nn.Module):
         biases     which fused biases there are: ("ih", "hh") unless the paper has one
         derived    recurrent weights that `recurrent_weights` makes, so that none is owned
         elapsed_time   whether steps take the time since the last one, as `a.x.dt` (B, 1)
+        paper_init the initialisation that the paper prescribes, which `init="paper"` takes: a
+                   mapping as `Init.of` takes
+        bounded    whether its states stay finite over thousands of steps of large inputs
+        reference  what the reference that it is tested against was written from: "paper",
+                   "author's code", "secondary source" or "memory"; "" where there is none
         engines    the engines that may run it (None: any), `engines_reason` saying why
 
     Raises:
@@ -81,10 +86,13 @@ class GatedCell(nn.Module):
     biases: ClassVar[tuple[str, ...]] = ("ih", "hh")
     derived: ClassVar[tuple[str, ...]] = ()
     elapsed_time: ClassVar[bool] = False
+    paper_init: ClassVar[Any] = {}
+    bounded: ClassVar[bool] = True
     engines: ClassVar[tuple[str, ...] | None] = None
     engines_reason: ClassVar[str] = ""
     native: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
     registered_name: ClassVar[str] = ""
 
     def __init__(
@@ -421,14 +429,14 @@ class GatedCell(nn.Module):
         if not any(shapes.values()):
             raise TypeError(f"{self.name} has no parameters")
         bound = 1 / math.sqrt(self.hidden_size)
-        for name, parameter in self._parameters.items():
-            if parameter is not None:
-                start = self.extra[name].init if name in self.extra else None
-                with torch.no_grad():
-                    if start is None:
-                        parameter.uniform_(-bound, bound)
-                    else:
-                        parameter.fill_(start)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if parameter is None:
+                    continue
+                if name in self.extra and self.extra[name].init is not None:
+                    self.extra[name].start(self, parameter)
+                else:
+                    parameter.uniform_(-bound, bound)
 
     def _check_names(self, fused: Collection[str]) -> None:
         for name in self.extra:

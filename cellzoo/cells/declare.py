@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,31 @@ class State:
 
 
 class Extra:
-    """A parameter beside the fused ones: its shape and its initial value.
+    """A parameter beside the fused ones: its shape, where it starts, and how it is learnt.
 
     Args:
         shape: numbers or names of attributes of the cell; an extent of 0 leaves it out.
-        init: a constant to start from. None: the init scheme decides, as for the fused weights.
+        init: a constant to start from, or a function of the cell that gives the values; it may
+            read extra parameters declared before. None: the init scheme decides, as for the
+            fused weights.
+        weight_decay: whether the optimizer's weight decay acts on it.
+        lr_factor: its learning rate over the optimizer's.
     """
 
-    def __init__(self, *shape: int | str, init: float | None = None) -> None:
+    def __init__(
+        self,
+        *shape: int | str,
+        init: float | Callable[[Any], Tensor] | None = None,
+        weight_decay: bool = True,
+        lr_factor: float = 1.0,
+    ) -> None:
         self.shape = shape
         self.init = init
+        self.weight_decay = weight_decay
+        self.lr_factor = lr_factor
+
+    def start(self, cell: Any, parameter: Tensor) -> None:
+        """Fill the parameter with what `init` says; it is not None."""
+        value = self.init(cell) if callable(self.init) else self.init
+        assert value is not None
+        parameter.copy_(torch.as_tensor(value).expand_as(parameter))

@@ -17,6 +17,7 @@ class Elman(GatedCell):
     """The simple recurrent network, as torch.nn.RNN: h' = φ(W x + U h + b), φ tanh or relu."""
 
     paper = "Elman 1990 (10.1207/s15516709cog1402_1)"
+    reference = "memory"
     gates = ("n",)
     native = "rnn"
     nonlinearity: str = option("tanh", "φ", choices=("tanh", "relu"))

@@ -23,6 +23,7 @@ class GRU(GatedCell):
     """
 
     paper = "Cho et al. 2014, arXiv:1406.1078, reset after the product as in cuDNN"
+    reference = "secondary source"
     gates = ("r", "z", "n")
     keep = {"z": +1}
     native = "gru"
@@ -43,6 +44,7 @@ class GRUv1(GatedCell):
     """
 
     paper = "Cho et al. 2014, arXiv:1406.1078"
+    reference = "memory"
     gates = {"r": Gate(), "z": Gate(), "n": Gate(late=True)}
     keep = {"z": +1}
 

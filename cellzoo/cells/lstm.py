@@ -26,6 +26,7 @@ class LSTM(GatedCell):
     """
 
     paper = "Hochreiter & Schmidhuber 1997; Gers et al. 2000 (10.1162/089976600300015015)"
+    reference = "memory"
     gates = ("i", "f", "g", "o")
     states = {"h": State("output_size"), "c": State()}
     extra = {"weight_hr": Extra("proj_size", "hidden_size")}
@@ -58,6 +59,7 @@ class PeepholeLSTM(GatedCell):
     """
 
     paper = "Gers, Schraudolph, Schmidhuber 2002, JMLR 3:115"
+    reference = "memory"
     gates = ("i", "f", "g", "o")
     states = ("h", "c")
     extra = {f"peephole_{gate}": Extra("hidden_size") for gate in "ifo"}
@@ -81,6 +83,7 @@ class CIFGLSTM(GatedCell):
     """
 
     paper = "Greff et al. 2015, arXiv:1503.04069"
+    reference = "memory"
     gates = ("i", "g", "o")
     states = ("h", "c")
     keep = {"i": -1}
@@ -104,6 +107,7 @@ class LayerNormLSTM(GatedCell):
     """
 
     paper = "Ba, Kiros, Hinton 2016, arXiv:1607.06450"
+    reference = "memory"
     gates = ("i", "f", "g", "o")
     states = ("h", "c")
     biases = ("ih",)
