@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.engines.compiled.products import FasterLinear
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.compiled.steps import grouped
 from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
@@ -73,7 +74,8 @@ def _run_direction(
         sequences = [x]
         projection = [t for t in (cell.weight_ih, cell.bias_ih) if t is not None]
     else:
-        projected = cell.project_sequence(x, dt)
+        with FasterLinear():
+            projected = cell.project_sequence(x, dt)
         names, sequences, projection = tuple(projected), list(projected.values()), []
     made = programs_of(cell, names)
     constants = [projection, *made.steps.inputs_of(cell)]

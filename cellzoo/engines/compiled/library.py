@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import cache as once
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
 import torch
@@ -145,7 +145,12 @@ class Library:
         path: the shared library.
         noted: what its caller must know: `sizes`, where each symbol is read, and `guards`, what
             must hold of them.
+
+    Attributes:
+        loaded: the last one that was loaded, whose `linear` and `outer` are like any other's.
     """
+
+    loaded: ClassVar[Library | None] = None
 
     def __init__(self, path: Path, noted: dict[str, Any]) -> None:
         try:
@@ -155,6 +160,7 @@ class Library:
         self._code.cellzoo_run.restype = ctypes.c_char_p
         self._noted = noted
         self._fitting: set[Any] = set()
+        Library.loaded = self
 
     def run(
         self,
@@ -363,6 +369,7 @@ def _compile(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -
         "cpp_wrapper": True,
         "cpp.threads": 1,  # parts of the batch are the loop's
         "size_asserts": False,
+        "realize_opcount_threshold": 8,  # a number that was dear is kept, not made anew
         "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
         "force_disable_caches": True,  # `cache` is
     }

@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.compiled.library import Argument, Library, Product, library_of
+from cellzoo.engines.compiled.products import linear, outer
 from cellzoo.engines.compiled.steps import Shape, Steps, Tensors, grouped
 
 COMPILE = True  # tests also run the steps as they are
 ALONE = 512  # numbers of a state for which another thread is worth to be woken
-NARROW = 16  # columns of a product for which torch's is as fast
 
 
 class Programs:
@@ -105,8 +105,8 @@ class Programs:
         of_projection: list[Tensor] = []
         if projection:
             (x,), (of_all,), weight = sequences, of_given, projection[0]
-            of_projection = [*self._outer(of_all, x, weight)][: len(projection)]
-            of_sequences = [self._linear(of_all, weight.t().contiguous()) if of_x else None]
+            of_projection = [*outer(of_all, x, weight.dtype)][: len(projection)]
+            of_sequences = [linear(of_all, weight.t()) if of_x else None]
         return [*of_sequences, *of_initial, *of_projection, *of_weights,
                 *of_biases[: len(biases)], *of_extras]  # fmt: skip
 
@@ -114,28 +114,15 @@ class Programs:
         """What is projected; if the loop adds to it, a copy, with the bias of its product."""
         steps = self.steps
         if not (steps.summed and steps.whole):
-            return [self._linear(sequences[0], *projection)] if projection else [*sequences]
+            return [linear(sequences[0], *projection)] if projection else [*sequences]
         if projection:
             weight, *bias = projection
             both = [*bias, *biases]
             summed = torch.stack(both).sum(0) if both else None
-            return [self._linear(sequences[0], weight, summed)]
+            return [linear(sequences[0], weight, summed)]
         place = steps.projected.index("all")
         copy = sequences[place] + biases[0] if biases else sequences[place].clone()
         return [copy if n == place else tensor for n, tensor in enumerate(sequences)]
-
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        made = next(iter(self._made.values()), None)
-        return made.linear(x, weight, bias) if made else functional.linear(x, weight, bias)
-
-    def _outer(self, gradient: Tensor, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """gradientᵀ · v over all steps in the weight's precision; the sum of the gradients."""
-        made = next(iter(self._made.values()), None)
-        half = weight.dtype not in (torch.float32, torch.float64)
-        if made is None or half or min(weight.shape) < NARROW:
-            gradient, v = gradient.flatten(0, 1), v.flatten(0, 1)
-            return gradient.to(weight.dtype).T @ v.to(weight.dtype), gradient.sum(0)
-        return made.outer(gradient, v)
 
     def _after_the_loop(
         self, weights: Tensors, operands: Tensors, gradients: Tensors
@@ -146,7 +133,7 @@ class Programs:
         names = [*steps.early, *steps.late]
         for each, weight, v, gradient in zip(names, weights, operands, gradients, strict=True):
             if steps.is_full(each):
-                of_weight, of_bias = self._outer(gradient, v, weight)
+                of_weight, of_bias = outer(gradient, v, weight.dtype)
             else:  # diagonal, heads
                 of_bias = gradient.sum((0, 1))
                 with torch.enable_grad():

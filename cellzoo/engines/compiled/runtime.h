@@ -396,7 +396,7 @@ inline void run_part(int64_t steps, int64_t batch, int64_t part, int64_t parts, 
 template <typename T>
 void outer(const T* g, const T* v, T* c, T* sums, int64_t rows, int64_t m, int64_t n,
            int64_t threads) {
-  constexpr int64_t BLOCK = 192;  // rows at once: what is packed of them stays in the cache
+  constexpr int64_t BLOCK = 256;  // rows at once: what is packed of them stays in the cache
   const int64_t tiles = (m + ROWS - 1) / ROWS;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -411,10 +411,17 @@ void outer(const T* g, const T* v, T* c, T* sums, int64_t rows, int64_t m, int64
       T* packed = left.data;
       for (int64_t i = from; i < to; i += ROWS, packed += depth * ROWS) {
         const int64_t width = std::min<int64_t>(ROWS, to - i);
+        const T* from_g = g + k * m + i;
         T total[ROWS] = {};
-        for (int64_t r = 0; r < depth; r++)
-          for (int64_t j = 0; j < width; j++)
-            total[j] += packed[r * ROWS + j] = g[(k + r) * m + i + j];
+        if (width == ROWS) {
+          for (int64_t r = 0; r < depth; r++)
+#pragma omp simd
+            for (int j = 0; j < ROWS; j++) total[j] += packed[r * ROWS + j] = from_g[r * m + j];
+        } else {
+          for (int64_t r = 0; r < depth; r++)
+            for (int64_t j = 0; j < width; j++)
+              total[j] += packed[r * ROWS + j] = from_g[r * m + j];
+        }
         if (sums)
           for (int64_t j = 0; j < width; j++) sums[i + j] += total[j];
       }
