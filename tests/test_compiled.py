@@ -1,6 +1,7 @@
 """The compiled engine against the loop: as plain functions for every cell, compiled for some."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -17,27 +18,54 @@ from helpers import (
     shake,
     with_gradient,
 )
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_contract import CASES, STACKS, build
+from references import REFERENCES
+from test_contract import CASES, SIZES, STACKS, build
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from cellzoo import RNN, GatedCell, build_cell, list_cells
-from cellzoo.engines import CompileError, EngineError
-from cellzoo.engines.compiled import cache, programs
+from cellzoo import RNN, GatedCell, list_cells
+from cellzoo.engines import CompileError, EngineError, compiled
+from cellzoo.engines.compiled import cache, library, programs
+from cellzoo.threads import on_threads
 
-# The cells whose states are whole or complex numbers, which this engine declines.
-DECLINED = {"StepIndex", "ComplexState"}
 OURS = [
-    pytest.param(name, None, {}, id=name)
+    pytest.param(name, None, options, id="-".join([name, *map(str, options.values())]))
     for name in list_cells()
-    if not any(state.dtype for state in build_cell(name, 3, 4).layout.states.values())
+    for options in (REFERENCES[name].variants if name in REFERENCES else [{}])
 ]
 OPTIONS = [
     pytest.param("lstm", None, {"proj_size": 2}, id="projected"),
     pytest.param("elman", None, {"nonlinearity": "relu"}, id="relu"),
 ]
 GROWS = "SeveralLateProducts"  # too fast for an absolute tolerance
-CELLS = [*OURS, *OPTIONS, *(c for c in CASES if c.id not in DECLINED)]
+CELLS = [*OURS, *OPTIONS, *CASES]
+
+
+def made(cell, engine, **options):
+    """A module of sizes that the cell takes, with random values."""
+    sizes = max(REFERENCES[cell].sizes, key=min) if cell in REFERENCES else SIZES
+    rnn = RNN(cell, *sizes, engine=engine, dtype=F64, **options)
+    shake(rnn)
+    return rnn
+
+
+def declined(cell, options):
+    """Why this engine runs no such cell; None if it does."""
+    rnn = made(cell, "loop", **options)
+    reason = rnn.cell().engines_reason if rnn.cell().engines else None
+    x = normal(2, 1, rnn.input_size)
+    return reason or compiled.declines([rnn.cell()], x, None, None)
+
+
+def skip_if_declined(cell, options):
+    """Such a cell must be refused with the reason, by name; nothing more can be tested."""
+    if reason := declined(cell, options):
+        with pytest.raises(EngineError, match=re.escape(reason)):
+            made(cell, "compiled", **options)(
+                normal(2, 1, made(cell, "loop", **options).input_size)
+            )
+        pytest.skip(reason)
 
 
 @pytest.fixture
@@ -50,10 +78,11 @@ def both(cell, options, stack, steps=9, batch=2):
     """Everything that a run gives, gradients included, by the loop and compiled."""
     results = []
     for engine in ("loop", "compiled"):
-        rnn = build(cell, engine=engine, **options, **stack)
+        rnn = made(cell, engine, **options, **stack)
         x, state = normal(steps, batch, rnn.input_size), random_state(rnn, batch)
         inputs = with_gradient(x=x, **{f"s{i}": s for i, s in enumerate(state)})
         inputs |= dict(rnn.named_parameters())
+        torch.manual_seed(0)  # of masks that a projection draws
         results.append(everything(*rnn(x, in_form(state)), inputs))
     return results
 
@@ -69,24 +98,74 @@ def assert_equal(got, want):
 @pytest.mark.parametrize("stack", STACKS, ids=["one layer", "two layers, both directions"])
 @pytest.mark.parametrize(("cell", "step", "options"), CELLS)
 def test_equals_the_loop(cell, step, options, stack):
-    loop, compiled = both(cell, options, stack)
-    assert_equal(compiled, loop)
+    skip_if_declined(cell, options)
+    loop, found = both(cell, options, stack)
+    assert_equal(found, loop)
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
 @pytest.mark.parametrize(("cell", "step", "options"), [c for c in CELLS if c.id != GROWS])
 def test_packed(cell, step, options):
-    rnn = build(cell, bidirectional=True, engine="compiled", **options)
-    rnn.eval()  # in training, a batch norm would see the other sequences
+    skip_if_declined(cell, options)
+    rnn = made(cell, "compiled", bidirectional=True, **options).eval()  # no masks, no statistics
     assert_packed_is_alone(rnn, [1, 5, 2, 5], enforce_sorted=False)
+
+
+@st.composite
+def runs(draw):
+    """A cell, how it is stacked, and an input for it, packed or not."""
+    cell, _, options = draw(st.sampled_from([c for c in CELLS if c.id != GROWS])).values
+    stack = {
+        "num_layers": draw(st.integers(1, 2)),
+        "bidirectional": draw(st.booleans()),
+        "bias": draw(st.booleans()),
+    }
+    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    packed, started = draw(st.booleans()), draw(st.booleans())
+    return cell, options, stack, lengths, packed, started
+
+
+@pytest.mark.usefixtures("_as_plain_functions")
+@given(run=runs(), dtype=st.sampled_from([torch.float32, F64]), seed=st.integers(0, 1000))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_engines_agree(run, dtype, seed):
+    """Outputs, states and every gradient of each engine, to the rounding of the loop in float64."""
+    cell, options, stack, lengths, packed, started = run
+
+    def by(engine, dtype):
+        rnn = made(cell, engine, **options, **stack).eval()
+        state = random_state(rnn, len(lengths), seed)
+        rnn, state = rnn.to(dtype), tuple(s.to(dtype) if s.dtype == F64 else s for s in state)
+        x = normal(max(lengths), len(lengths), rnn.input_size, seed=seed).to(dtype)
+        given = in_form(state) if started else None
+        inputs = {"x": x, **dict(rnn.named_parameters())}
+        if started:
+            inputs |= with_gradient(**{f"s{i}": s for i, s in enumerate(state)})
+        if not packed:
+            return everything(*rnn(x, given), inputs)
+        sequence = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+        output, final = rnn(sequence, given)
+        return everything(pad_packed_sequence(output)[0], final, inputs)
+
+    exact = by("loop", F64)
+    for engine in ("native", "compiled"):
+        try:
+            got = by(engine, dtype)
+        except EngineError:
+            assert engine == "native" or declined(cell, options)
+            continue
+        for name, want in exact.items():
+            near = 1e-9 if dtype == F64 else 1e-4
+            off = (got[name].to(want.dtype) - want).norm()
+            assert off <= near * max(want.norm(), 1), (engine, name)
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
 @given(steps=st.integers(1, 12), batch=st.integers(0, 3), bias=st.booleans())
 @settings(max_examples=20)
 def test_any_length_and_batch(steps, batch, bias):
-    loop, compiled = both("peephole_lstm", {"bias": bias}, {}, steps, batch)
-    assert_equal(compiled, loop)
+    loop, found = both("peephole_lstm", {"bias": bias}, {}, steps, batch)
+    assert_equal(found, loop)
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
@@ -210,7 +289,7 @@ def test_auto_settles_on_the_loop_where_nothing_can_be_compiled(monkeypatch):
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(programs, "_compile", no_compiler)
+    monkeypatch.setattr(library, "_compile", no_compiler)
     rnn = RNN("peephole_lstm", 3, 4)
     assert rnn.settle_engine() == ["FileNotFoundError: no C++ compiler"]
     assert rnn.engine == "loop"
@@ -219,11 +298,8 @@ def test_auto_settles_on_the_loop_where_nothing_can_be_compiled(monkeypatch):
 def test_declines_with_a_reason():
     with pytest.raises(EngineError, match="float16"):
         RNN("lstm", 3, 4, engine="compiled").half()(torch.zeros(2, 1, 3, dtype=torch.float16))
-    for case in CASES:
-        if case.id in DECLINED:
-            cell, _, options = case.values
-            with pytest.raises(EngineError, match=r"state . is not"):
-                build(cell, engine="compiled", **options)(normal(2, 1, 3))
+    reasons = {case.id: declined(case.values[0], case.values[2]) for case in CASES}
+    assert {name for name, reason in reasons.items() if reason} == {"StepIndex", "ComplexState"}
     assert RNN("peephole_lstm", 3, 4).explain().startswith("loop")
 
 
@@ -239,19 +315,20 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def compilations(monkeypatch):
     """What is compiled, as it is compiled."""
-    count, compile_ = [], programs._compile
+    count, compile_ = [], library._compile
 
     def counting(*arguments, **keywords):
         count.append(keywords)
         return compile_(*arguments, **keywords)
 
-    monkeypatch.setattr(programs, "_compile", counting)
+    monkeypatch.setattr(library, "_compile", counting)
     return count
 
 
 # Each feature of the contract: peepholes, a product within the step, norms over all gates, a
 # projected output, heads, operands and diagonals of several states, derived weights.
-SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", "LowRankWeight"]
+SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", "LowRankWeight",
+          "AParameterThroughAFunction", "OutputThatIsNoState"]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -260,15 +337,18 @@ SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", 
     ("cell", "options"),
     [
         ("peephole_lstm", {}),
+        ("gru", {}),
         ("gru_v1", {}),
         ("layernorm_lstm", {}),
         ("lstm", {"proj_size": 2}),
         *(pytest.param(c.values[0], c.values[2], id=c.id) for c in CASES if c.id in SAMPLE),
     ],
 )
-def test_compiled_for_real_at_several_sizes(cell, options, compilations):
-    for steps, batch, input_size, hidden_size in (
-        (9, 2, 4, 4), (8, 7, 4, 4), (1, 1, 4, 4), (4, 1, 5, 16), (5, 16, 16, 16)
+def test_compiled_for_real_at_several_sizes(cell, options, compilations, monkeypatch):
+    monkeypatch.setattr(programs, "ALONE", 1)  # parts of a batch, each by a thread, however small
+    for steps, batch, input_size, hidden_size, threads in (
+        (9, 2, 4, 4, 1), (8, 7, 4, 4, 3), (1, 1, 4, 4, 2), (4, 1, 5, 16, 1), (5, 16, 16, 16, 2),
+        (3, 20, 20, 40, 3),
     ):  # fmt: skip
         results = []
         for engine in ("loop", "compiled"):
@@ -277,9 +357,45 @@ def test_compiled_for_real_at_several_sizes(cell, options, compilations):
             x, state = normal(steps, batch, input_size), random_state(rnn, batch)
             inputs = with_gradient(x=x, **{f"s{i}": s for i, s in enumerate(state)})
             inputs |= dict(rnn.named_parameters())
-            results.append(everything(*rnn(x, in_form(state)), inputs))
+            with on_threads(threads):
+                results.append(everything(*rnn(x, in_form(state)), inputs))
         assert_equal(results[1], results[0])
     assert len(compilations) == 2  # one forward and one backward served all sizes
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+def test_products_of_a_whole_sequence(monkeypatch):
+    monkeypatch.setattr(library, "SMALL", 1)
+    RNN("elman", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
+    loaded = library.Library.loaded
+    for number, (rows, depth, n) in enumerate(
+        [(1, 1, 1), (300, 17, 33), (70, 130, 16), (9, 5, 100)]
+    ):
+        x, weight = normal(rows, depth, seed=number), normal(n, depth, seed=50 + number)
+        bias, gradient = normal(n, seed=60 + number), normal(rows, n, seed=70 + number)
+        for dtype, near in ((F64, 1e-12), (torch.float32, 1e-5)):
+            as_given = [t.detach().to(dtype) for t in (x, weight, bias, gradient)]
+            x_, weight_, bias_, gradient_ = as_given
+            for threads in (1, 3):
+                with on_threads(threads):
+                    got = loaded.linear(x_, weight_, bias_), *loaded.outer(gradient_, x_)
+                want = x @ weight.T + bias, gradient.T @ x, gradient.sum(0)
+                for one, other in zip(got, want, strict=True):
+                    assert (one.double() - other).norm() <= near * other.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+def test_what_a_step_cannot_call_is_said():
+    class Sorting(GatedCell):
+        gates = ("n",)
+
+        def update(self, a, s):
+            return torch.sort(a.n, -1).values
+
+    with pytest.raises(CompileError, match=r"a step of it calls .*sort"):
+        RNN(Sorting, 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
 
 
 RUN = """
@@ -287,12 +403,12 @@ import sys
 import time
 import torch
 from cellzoo import RNN
-from cellzoo.engines.compiled import programs
-count, compile_ = [], programs._compile
+from cellzoo.engines.compiled import library
+count, compile_ = [], library._compile
 def counting(*arguments, **keywords):
     count.append(1)
     return compile_(*arguments, **keywords)
-programs._compile = counting
+library._compile = counting
 torch.manual_seed(0)
 rnn = RNN("cifg_lstm", 3, 4, engine="compiled")
 x = torch.ones(4, 2, 3, requires_grad=True)
@@ -337,7 +453,7 @@ def test_no_compiler_is_said(monkeypatch):
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(programs, "_compile", no_compiler)
+    monkeypatch.setattr(library, "_compile", no_compiler)
     with pytest.raises(CompileError, match="FileNotFoundError: no C"):
         RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
 
@@ -346,5 +462,5 @@ def test_tanh_is_as_exact_as_its_comment_says():
     x = torch.linspace(-12, 12, 400_001)
     exact = torch.tanh(x.double())
     ulp = torch.tensor(2.0) ** (exact.abs().log2().floor() - 23)
-    wrong = (programs._tanh(x).double() - exact).abs()
+    wrong = (library._tanh(x).double() - exact).abs()
     assert (wrong[exact != 0] / ulp[exact != 0]).max() < 3.5

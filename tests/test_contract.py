@@ -129,6 +129,23 @@ class MatricesOfItsOwn(GatedCell):
         return tanh(self.product("up", tanh(self.product("down", tanh(a.n)))) + self.shift)
 
 
+def through_a_function(p, x, h):
+    scale = torch.softmax(p.scale, -1)
+    h = scale * tanh(linear(x, p.weight_ih, p.bias_ih) + linear(h, p.weight_hh, p.bias_hh))
+    return (h,), h
+
+
+@case(through_a_function)
+class AParameterThroughAFunction(GatedCell):
+    """Its gradient cannot be summed over the batch unit by unit."""
+
+    gates = ("n",)
+    extra = {"scale": Extra("hidden_size")}
+
+    def update(self, a, s):
+        return torch.softmax(self.scale, -1) * tanh(a.n)
+
+
 # -- other blocks ------------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
-"""A cell's steps as functions of tensors alone, over a whole sequence: what is compiled.
+"""A cell's steps as functions of tensors alone: what is compiled.
 
-The forward makes the products with the states and hands them out, with the states before each
-step. The backward recomputes an update's pointwise part only, through the update's own vjp, and
-hands out each product's gradient, so that a weight's gradient is one product after the loop.
+The products with the states are made beside the steps. A forward step is an update's pointwise
+part. A backward step recomputes it, through the update's own vjp, and hands out each product's
+gradient, so that a weight's gradient is one product after the loop.
 
 A late product, made inside an update, is p = v Uᵀ + e with e zero: its gradient is e's, and v is
 handed out beside it.
@@ -10,12 +10,13 @@ handed out beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -24,34 +25,13 @@ from cellzoo.cells.layout import Block, Layout
 from cellzoo.cells.preactivations import Part, PreActivations
 
 Tensors = Sequence[Tensor]
-# One step: what is carried on, this step's inputs and what all steps share, to the new carried
-# tensors and the step's outputs.
-Step = Callable[[list[Tensor], list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]
 
 
-def loop(
-    step: Step, carry: Tensors, inputs: Tensors, shared: Tensors, backwards: bool = False
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Run a step over time in Python; `programs.scan` is the same as one compiled loop.
+class Shape(NamedTuple):
+    """A step's tensor: (B, width)."""
 
-    Args:
-        step: see Step; it closes over no tensor.
-        carry: what is carried from step to step.
-        inputs: (T, …) each.
-        shared: what every step reads.
-        backwards: whether the last step comes first.
-
-    Returns:
-        What is carried in the end, and the outputs of all steps in time's order, (T, …) each.
-    """
-    now, found = list(carry), []
-    each = list(zip(*(tensor.unbind(0) for tensor in inputs), strict=True))
-    for values in reversed(each) if backwards else each:
-        now, outputs = step(now, list(values), list(shared))
-        found.append(outputs)
-    if backwards:
-        found.reverse()
-    return now, [torch.stack(parts) for parts in zip(*found, strict=True)]
+    width: int
+    dtype: torch.dtype
 
 
 def grouped(tensors: Sequence[Any], *sizes: int) -> list[list[Any]]:
@@ -69,11 +49,15 @@ class Steps:
 
     Attributes:
         early, late: the products of a step, by the names of their gates (or extra matrix).
+        whole: the early ones that are one matrix; the others a step makes itself.
         extras: the other parameters and buffers that the update may read.
         spread: those of them that act on each sequence of a batch by itself, unit by unit. Their
             gradients are summed over the batch after the loop, not at each step.
         summed: whether the update reads nothing of the fused projection and of the one early
             product but their sum; then the sum is kept for the backward pass, and they are not.
+        kept: the places of the projected tensors that the backward pass needs.
+        output: the state that is the output; else the output's shape.
+        operands: the shapes of what the late products are applied to.
         identity: all that the steps do, in words: the update's operations on tensors of these
             widths, and where each tensor comes from.
     """
@@ -84,8 +68,12 @@ class Steps:
         self.late: list[tuple[str, ...]] = []
         self.extras: list[str] = []
         self.spread: list[bool] = []
+        self.operands: list[Shape] = []
         self.summed = False
+        self.output: int | Shape = 0
         self.identity = ""
+        self.cell = cell
+        self.whole = [names for names in self.early if self.is_full(names)]
         self.cell = self._discover(cell)
         self.states = len(cell.layout.states)
         self.kept = [n for n, name in enumerate(projected) if not self.summed or name != "all"]
@@ -101,7 +89,7 @@ class Steps:
                 (getattr(cell, names[0]), None) if matrix else cell._gather(names, late=True)[1:]
             )
         weights = [
-            _as_autocast(weight) if self._is_full(names) else weight
+            _as_autocast(weight) if self.is_full(names) else weight
             for names, (weight, _) in zip([*self.early, *self.late], found, strict=True)
         ]
         biases = [bias for _, bias in found if bias is not None]
@@ -109,21 +97,33 @@ class Steps:
 
     def operand(self, names: tuple[str, ...], states: Tensors) -> Tensor:
         """What an early product is applied to."""
-        by_name = dict(zip(self.cell.layout.states, states, strict=True))
-        parts = [by_name[name] for name in self._block(names).operand]
+        parts = [states[place] for place in self.operand_of(names)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def operand_of(self, names: tuple[str, ...]) -> list[int]:
+        """The places of the states that an early product is applied to."""
+        order = list(self.cell.layout.states)
+        return [order.index(name) for name in self._block(names).operand]
 
     def product(self, names: tuple[str, ...], v: Tensor, weight: Tensor) -> Tensor:
         """The product of these gates (or of the extra matrix) with v (…, columns); no bias."""
-        if self._is_full(names):
+        if self.is_full(names):
             return functional.linear(v.to(weight.dtype), weight).to(v.dtype)
         return self._block(names).product(v, weight, None, len(names))
 
-    # -- the steps ---------------------------------------------------------------------------
+    def is_full(self, names: tuple[str, ...]) -> bool:
+        """Whether this product is one matrix."""
+        return names[0] in self.cell._matrices or self._block(names).kind == "full"
+
+    @property
+    def within(self) -> list[int]:
+        """The places of the projected tensors that a forward step reads."""
+        return self.kept if self.whole else list(range(len(self.projected)))
+
+    # -- all steps, one by one ---------------------------------------------------------------
 
     def forward(
         self,
-        over_time: Any,
         projected: Tensors,
         states: Tensors,
         weights: Tensors,
@@ -133,7 +133,6 @@ class Steps:
         """All steps.
 
         Args:
-            over_time: `loop`, or what does the same.
             projected: (T, B, …) each.
             states: the initial ones, (B, width) each.
             weights, biases: of the products.
@@ -143,113 +142,146 @@ class Steps:
             The final states; then, (T, B, …) each, the states before each step, the outputs and
             the early products (`summed`: the pre-activations).
         """
-        groups = len(weights), len(biases), len(extras)
-
-        def step(states: Any, now: Any, shared: Any) -> Any:
-            weights, biases, extras = grouped(shared, *groups)
-            cell = self._sized(self._with_extras(extras), states)
+        now, found = list(states), []
+        whole = self._whole_weights(weights)
+        for given in zip(*(tensor.unbind(0) for tensor in projected), strict=True):
             products = [
-                self._turned_product(names, self.operand(names, states), weight)
-                for names, weight in zip(self.early, weights, strict=False)
+                self.product(names, self.operand(names, now), weight)
+                for names, weight in zip(self.whole, whole, strict=True)
             ]
-            if self.summed:
-                products = [self._sum(now, products[0], biases)]
-                now = [now[place] for place in self.kept]
-            new, output, _ = self._update(cell, now, products, states, weights, biases, None)
-            return new, [*states, output, *products]
-
-        shared = [*map(self._turned, [*self.early, *self.late], weights), *biases, *extras]
-        final, outputs = over_time(step, states, projected, shared)
-        return [*final, *outputs]
+            if self.summed and products:
+                products = [self._sum(given, products[0], biases)]
+            read = [given[place] for place in self.within]
+            new, output, early = self.forward_step(read, now, products, weights, biases, extras)
+            found.append([*now, output, *early])
+            now = new
+        return [*now, *map(torch.stack, zip(*found, strict=True))]
 
     def backward(
         self,
-        over_time: Any,
         projected: Tensors,
         before: Tensors,
         early: Tensors,
-        of_output: Tensors,
+        of_output: Tensor,
         of_final: Tensors,
         weights: Tensors,
         biases: Tensors,
         extras: Tensors,
-    ) -> list[Tensor]:
+    ) -> list[list[Tensor]]:
         """The vjp of all steps.
 
         Args:
-            over_time, weights, biases, extras: as in `forward`.
+            weights, biases, extras: as in `forward`.
             projected: those that are `kept`.
             before, early: what `forward` gave.
-            of_output: the gradient of the outputs, (T, B, …), as a list of one.
+            of_output: the gradient of the outputs, (T, B, …).
             of_final: the gradients of the final states.
 
         Returns:
-            The gradients of the initial states and of `extras`; then, (T, B, …) each, those of
-            the projected tensors, of the early products and of the late ones, and what these were
-            applied to.
+            The gradients of the initial states; of `extras`; then, (T, B, …) each, those of the
+            projected tensors that are kept; of the early products, and of the late ones; and what
+            these were applied to.
         """
-        late = weights[len(self.early) :]
-        groups = len(weights), len(late), len(biases), len(extras)
-
-        def step(carry: Any, now: Any, shared: Any) -> Any:
-            weights, late, biases, extras = grouped(shared, *groups)
-            of_new, sums = grouped(carry, self.states, len(extras))
-            given, old, products, (of_output,) = grouped(
-                now, len(projected), self.states, len(self.early), 1
+        of_states, found = list(of_final), []
+        sums = [
+            e.new_zeros(len(of_final[0]), *e.shape) if s else torch.zeros_like(e)
+            for e, s in self._each(extras)
+        ]
+        each = [*projected, *before, *early, of_output]
+        sizes = len(projected), self.states, len(self.early)
+        for now in reversed(list(zip(*(tensor.unbind(0) for tensor in each), strict=True))):
+            given, old, products, (of_this,) = grouped(now, *sizes, 1)
+            of_states, sums, *of_each = self.backward_step(
+                given, old, products, of_this, of_states, sums, weights, biases, extras
             )
-            turned = [*weights[: len(self.early)], *late]
-            batch = old[0].shape[0]  # not len(), which would make the size a constant
-            shifts = [
-                old[0].new_zeros(batch, weights[len(self.early) + n].shape[0])
-                for n in range(len(late))
-            ]
+            for names, weight, of in zip(self.early, weights, of_each[1], strict=False):
+                if names in self.whole:
+                    parts = (of.to(weight.dtype) @ weight).to(of.dtype)
+                    places = self.operand_of(names)
+                    widths = [of_states[place].shape[-1] for place in places]
+                    for place, part in zip(places, parts.split(widths, -1), strict=True):
+                        of_states[place] = of_states[place] + part
+            found.append([tensor for group in of_each for tensor in group])
+        found.reverse()
+        over_time = [torch.stack(parts) for parts in zip(*found, strict=True)]
+        late = len(self.late)
+        sizes = len(projected), len(self.early) + late, late
+        totals = [total.sum(0) if s else total for total, s in self._each(sums)]
+        return [of_states, totals, *grouped(over_time, *sizes)]
 
-            def update(given: Any, products: Any, old: Any, shifts: Any, extras: Any) -> Any:
-                cell = self._sized(self._with_extras(extras), old)
-                new, output, operands = self._update(
-                    cell, given, products, old, turned, biases, shifts
-                )
-                return (*new, output), operands
+    # -- one step ----------------------------------------------------------------------------
 
-            extras = [e.expand(batch, -1) if each else e for e, each in self._each(extras)]
-            made: Any = torch.func.vjp(update, given, products, old, shifts, extras, has_aux=True)
-            _, vjp, operands = made
-            of_given, of_products, of_old, of_late, of_extras = vjp((*of_new, of_output))
-            of_old = self._through_products(of_products, weights, old, of_old)
-            sums = [total + part for total, part in zip(sums, of_extras, strict=True)]
-            return [*of_old, *sums], [*of_given, *of_products, *of_late, *operands]
+    def forward_step(
+        self,
+        projected: Tensors,
+        states: Tensors,
+        products: Tensors,
+        weights: Tensors,
+        biases: Tensors,
+        extras: Tensors,
+    ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+        """One step.
 
-        turned = map(self._turned, self.late, late)
-        batch = of_final[0].shape[0]
-        shared = [*weights, *turned, *biases, *extras]
-        sums = [e.new_zeros(batch, *e.shape) if s else torch.zeros_like(e)
-                for e, s in self._each(extras)]  # fmt: skip
-        carry = [*of_final, *sums]
-        inputs = [*projected, *before, *early, *of_output]
-        carry, outputs = over_time(step, carry, inputs, shared, backwards=True)
-        first, sums = grouped(carry, self.states, len(extras))
-        if self.summed:
-            outputs.insert(self.projected.index("all"), outputs[len(self.kept)])
-        return [*first, *(s.sum(0) if each else s for s, each in self._each(sums)), *outputs]
+        Args:
+            projected: those `within` a step.
+            states: before it.
+            products: of the `whole` weights (`summed`: the pre-activations).
+            weights, biases, extras: as in `forward`.
 
-    def after_the_loop(
-        self, weights: Tensors, biases: Tensors, operands: Tensors, gradients: Tensors
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The gradients of the weights and biases: one product each, over all steps."""
-        of_weights, of_biases = [], []
-        names = [*self.early, *self.late]
-        for each, weight, v, gradient in zip(names, weights, operands, gradients, strict=True):
-            v, gradient = v.flatten(0, 1), gradient.flatten(0, 1)
-            if self._is_full(each):
-                of_weights.append(gradient.to(weight.dtype).T @ v.to(weight.dtype))
-            else:  # diagonal, heads
-                with torch.enable_grad():
-                    leaf = weight.detach().requires_grad_()
-                    product = self.product(each, v, leaf)
-                of_weights.append(torch.autograd.grad(product, leaf, gradient)[0])
-            if biases and each[0] not in self.cell._matrices:
-                of_biases.append(gradient.sum(0))
-        return of_weights, of_biases
+        Returns:
+            The new states, the output, and the early products (`summed`: the pre-activations).
+        """
+        cell = self._sized(self._with_extras(extras), states)
+        left = iter(products)
+        early = [
+            next(left)
+            if names in self.whole
+            else self.product(names, self.operand(names, states), weight)
+            for names, weight in zip(self.early, weights, strict=False)
+        ]
+        if self.summed and not self.whole:
+            early = [self._sum(projected, early[0], biases)]
+            projected = [projected[place] for place in self.kept]
+        new, output, _ = self._update(cell, projected, early, states, weights, biases, None)
+        return new, output, early
+
+    def backward_step(
+        self,
+        projected: Tensors,
+        states: Tensors,
+        early: Tensors,
+        of_output: Tensor,
+        of_new: Tensors,
+        sums: Tensors,
+        weights: Tensors,
+        biases: Tensors,
+        extras: Tensors,
+    ) -> list[list[Tensor]]:
+        """One step's vjp, but for what the `whole` products hand on to the states.
+
+        Returns:
+            The gradients of the old states; the sums of the extras' so far; then the gradients of
+            `projected`, of the early products and the late ones, and these ones' operands.
+        """
+        batch = states[0].shape[0]  # not len(), which would make the size a constant
+        shifts = [
+            states[0].new_zeros(batch, weight.shape[0]) for weight in weights[len(self.early) :]
+        ]
+
+        def update(given: Any, products: Any, old: Any, shifts: Any, extras: Any) -> Any:
+            cell = self._sized(self._with_extras(extras), old)
+            new, output, operands = self._update(
+                cell, given, products, old, weights, biases, shifts
+            )
+            return (*new, output), operands
+
+        each = [e.expand(batch, -1) if s else e for e, s in self._each(extras)]
+        made: Any = torch.func.vjp(update, projected, early, states, shifts, each, has_aux=True)
+        _, vjp, operands = made
+        of_given, of_products, of_old, of_late, of_extras = vjp((*of_new, of_output))
+        of_old = self._through_products(of_products, weights, states, of_old)
+        sums = [total + part for total, part in zip(sums, of_extras, strict=True)]
+        return [of_old, sums, of_given, [*of_products, *of_late], operands]
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -265,7 +297,7 @@ class Steps:
     ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         """One update: new states, output, and what each late product was applied to.
 
-        `weights` are turned, those of the early products unread; `shifts` as the module says.
+        The weights of early products are unread; `shifts` as the module says.
         """
         layout = cell.layout
         biased = self._biased([*self.early, *self.late], biases)
@@ -278,7 +310,7 @@ class Steps:
             number = len(operands)
             operands.append(v)
             place = len(self.early) + number
-            fused = self._turned_product(self.late[number], v, weights[place])
+            fused = self.product(self.late[number], v, weights[place])
             if (bias := biased[place]) is not None:
                 fused = fused + bias
             if shifts is not None:
@@ -298,25 +330,22 @@ class Steps:
                 for product, bias in zip(early, biased, strict=False)
             ]
             a = PreActivations(x, layout.joined(self.early, products))
-        step = clone.normalise(clone.update(a, states_type(tuple(layout.states))(*states)))
+        with _Formulas():
+            step = clone.normalise(clone.update(a, states_type(tuple(layout.states))(*states)))
         return list(step.states), step.output, operands
 
     def _sum(self, projected: Tensors, product: Tensor, biases: Tensors) -> Tensor:
         total = projected[self.projected.index("all")] + product
         return total + biases[0] if biases else total
 
-    def projection_of(self, sums: Tensor, before: Tensors, weight: Tensor, biases: Any) -> Tensor:
-        """The fused projection again, from kept sums: to rounding."""
-        (names,) = self.early
-        product = self.product(names, self.operand(names, before), weight)
-        return sums - (product + biases[0] if biases else product)
-
     def _through_products(
         self, of_early: Tensors, weights: Tensors, old: Tensors, of_old: Tensors
     ) -> list[Tensor]:
-        """The states' gradients, with what comes through the early products."""
+        """The states' gradients, with what comes through the products made within a step."""
         gradient = list(of_old)
         for names, weight, of_product in zip(self.early, weights, of_early, strict=False):
+            if names in self.whole:
+                continue
 
             def apply(*old: Tensor, names: Any = names, weight: Tensor = weight) -> Tensor:
                 return self.product(names, self.operand(names, old), weight)
@@ -328,22 +357,13 @@ class Steps:
     def _each(self, extras: Tensors) -> Iterable[tuple[Tensor, bool]]:
         return zip(extras, self.spread, strict=True)
 
-    def _is_full(self, names: tuple[str, ...]) -> bool:
-        """Whether this product is one matrix."""
-        return names[0] in self.cell._matrices or self._block(names).kind == "full"
-
     def _block(self, names: tuple[str, ...]) -> Block:
         layout = self.cell.layout
         return layout.blocks[layout.h_rows[names[0]][0]]
 
-    def _turned(self, names: tuple[str, ...], weight: Tensor) -> Tensor:
-        """A matrix transposed in memory: products with it are faster, by a third where small."""
-        return weight.t().contiguous() if self._is_full(names) else weight
-
-    def _turned_product(self, names: tuple[str, ...], v: Tensor, weight: Tensor) -> Tensor:
-        if self._is_full(names):
-            return (v.to(weight.dtype) @ weight).to(v.dtype)
-        return self.product(names, v, weight)
+    def _whole_weights(self, weights: Tensors) -> list[Tensor]:
+        each = zip(self.early, weights, strict=False)
+        return [weight for names, weight in each if names in self.whole]
 
     def _biased(self, products: list[tuple[str, ...]], biases: Tensors) -> list[Tensor | None]:
         """Each product's bias: extra matrices have none."""
@@ -377,6 +397,7 @@ class Steps:
         def multiply(gate: str | tuple[str, ...], v: Tensor) -> Any:
             names = (gate,) if isinstance(gate, str) else tuple(gate)
             self.late.append(names)
+            self.operands.append(Shape(v.shape[-1], v.dtype))
             if names[0] in cell._matrices:
                 return v.new_empty(len(v), getattr(cell, names[0]).shape[0])
             block = cell._gather(names, late=True)[0]
@@ -416,9 +437,12 @@ class Steps:
             self.summed = self._reads_sums_alone(skeleton, given, kind(*states))
             seen.clear()
             self.late.clear()
-            with _Operations(batch) as operations:
+            self.operands.clear()
+            with _Operations(batch) as operations, _Formulas():
                 step = skeleton.normalise(skeleton.update(a, kind(*states)))
         del skeleton.__dict__["product"]
+        same = [n for n, state in enumerate(step.states) if state is step.output]
+        self.output = same[0] if same else Shape(step.output.shape[-1], step.output.dtype)
         self.extras = [name for name in seen if getattr(cell, name) is not None]
         self.spread = [operations.spreads(getattr(skeleton, name)) for name in self.extras]
         blocks = [(name, b.kind, b.operand, b.heads) for name, b in cell.layout.blocks.items()]
@@ -429,6 +453,8 @@ class Steps:
             self.early,
             self.late,
             self.extras,
+            self.spread,
+            self.output,
             blocks,
         ]
         shown += [given, states, [getattr(skeleton, name) for name in self.extras]]
@@ -487,6 +513,56 @@ class _Operations(TorchDispatchMode):
                 self._fused.add(id(each))
         self.lines.append(f"{func} {self.shown((args, kwargs, result))}")
         return result
+
+
+class _Formulas(TorchFunctionMode):
+    """Layer norms as what they are made of, for the compiler to fuse with what is around them.
+
+    Their gains then act unit by unit, like any other parameter.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.layer_norm:
+            return _layer_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    if len(shape) > 1 or x.dtype not in (torch.float32, torch.float64):
+        return functional.layer_norm(x, shape, weight, bias, eps)
+    normalised, _ = _Normalise.apply(x, eps)
+    scaled = normalised if weight is None else normalised * weight
+    return scaled if bias is None else scaled + bias
+
+
+class _Normalise(torch.autograd.Function):
+    """To mean 0 and variance 1; also gives the scale. Its vjp has two sums that wait for none."""
+
+    @staticmethod
+    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        centred = x - x.mean(-1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+        return centred * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, of_scale: Tensor | None) -> Any:
+        normalised, scale = ctx.saved_tensors
+        along = (gradient * normalised).mean(-1, keepdim=True)
+        found = scale * (gradient - gradient.mean(-1, keepdim=True) - normalised * along)
+        if of_scale is not None:  # in a second derivative
+            found = found - of_scale * scale.square() * normalised / normalised.shape[-1]
+        return found, None
 
 
 class _Watched(dict[str, Any]):

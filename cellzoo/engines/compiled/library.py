@@ -1,0 +1,433 @@
+"""Compiled steps as libraries: traced, compiled once, and called.
+
+A library is one step, which inductor makes into C++ with symbolic sizes, within the loop over time
+of `runtime.h`. A later process needs neither the compiler nor its imports.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import operator
+import re
+import tempfile
+import warnings
+from array import array
+from collections.abc import Callable
+from functools import cache as once
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from cellzoo.cells import base
+from cellzoo.engines.compiled import cache
+from cellzoo.engines.compiled.steps import grouped
+from cellzoo.engines.errors import CompileError, in_one_line
+
+SMALL = 1 << 20  # multiply-adds of a product for which another thread is not worth to be woken
+DTYPES = {
+    torch.float32: 6,
+    torch.float64: 7,
+    torch.bfloat16: 15,
+    torch.int64: 4,
+    torch.bool: 11,
+    torch.int32: 3,
+}  # fmt: skip  (torch's numbers of them)
+DIMS = 6  # of a tensor, at most: as runtime.h has it
+# What runtime.h has of the functions that the compiler's code may call.
+CALLS = {"empty_strided", "new_tensor_handle", "assign_tensors_out", "cpu_mm_out", "cpu_addmm_out",
+         "cpu_bmm_out"}  # fmt: skip
+
+# The arithmetic that the compiler's guards are written in.
+ARITHMETIC = {
+    "__builtins__": {},
+    "Eq": operator.eq,
+    "Ne": operator.ne,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
+    "FloorDiv": operator.floordiv,
+    "Max": max,
+    "Min": min,
+    "And": lambda *each: all(each),
+    "Or": lambda *each: any(each),
+    "Not": operator.not_,
+}
+
+
+class Argument(NamedTuple):
+    """What a step reads or writes of a tensor.
+
+    Attributes:
+        tensor: contiguous.
+        axis: what its first extent is: "time", of which each step sees its own; "turn", two of
+            which steps take in turns, to read what the last one wrote; or none of these.
+        batched: whether the extent after that is the batch's. What is taken in turns and is not
+            has one extent for the parts of a batch instead, each of which sees its own.
+        first: what the first step sees of time, or of turns.
+    """
+
+    tensor: Tensor
+    axis: str = ""
+    batched: bool = False
+    first: int = 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether there is one for each part of a batch."""
+        return self.axis == "turn" and not self.batched
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """What a step sees, of a batch of this size."""
+        shape = self.tensor.shape[bool(self.axis) + self.apart :]
+        return (batch, *shape[1:]) if self.batched else tuple(shape)
+
+    def packed(self) -> list[int]:
+        """As runtime.h has it."""
+        tensor, shape = self.tensor, self.shape(0)
+        strides = [stride * tensor.itemsize for stride in tensor.stride()]
+        return [
+            tensor.data_ptr(),
+            strides[0] if self.axis else 0,
+            self.first,
+            2 if self.axis == "turn" else 0,
+            strides[bool(self.axis)] if self.batched else 0,
+            strides[1] if self.apart else 0,
+            DTYPES[tensor.dtype],
+            len(shape),
+            self.batched,
+            *shape,
+            *(0 for _ in range(DIMS - len(shape))),
+        ]
+
+
+class Product(NamedTuple):
+    """One argument as another's product with a weight (or a part of its columns).
+
+    Attributes:
+        of, to: the places of the arguments.
+        add: whether it is added to what is there.
+        weight: (rows, columns).
+        columns: the first one that is used, and how many are.
+        turned: whether the weight is applied as it is to rows; else its transpose is.
+    """
+
+    of: int
+    to: int
+    add: bool
+    weight: Tensor
+    columns: tuple[int, int]
+    turned: bool
+
+    def packed(self) -> list[int]:
+        """As runtime.h has it."""
+        weight, (first, width) = self.weight, self.columns
+        rows, all_columns = weight.shape
+        sizes = (rows, width, all_columns, 1) if self.turned else (width, rows, 1, all_columns)
+        return [
+            self.of,
+            self.to,
+            self.add,
+            *sizes,
+            DTYPES[weight.dtype],
+            weight.data_ptr() + first * weight.itemsize,
+        ]
+
+
+class Library:
+    """A step's compiled code, in its loop over time.
+
+    Args:
+        path: the shared library.
+        noted: what its caller must know: `sizes`, where each symbol is read, and `guards`, what
+            must hold of them.
+
+    Attributes:
+        loaded: the last one that was loaded, whose `linear` and `outer` are like any other's.
+    """
+
+    loaded: ClassVar[Library | None] = None
+
+    def __init__(self, path: Path, noted: dict[str, Any]) -> None:
+        try:
+            self._code = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise CompileError(f"{path} cannot be loaded: {error}") from None
+        self._code.cellzoo_run.restype = ctypes.c_char_p
+        self._noted = noted
+        self._fitting: set[Any] = set()
+        Library.loaded = self
+
+    def run(
+        self,
+        arguments: list[Argument],
+        products: list[Product],
+        time: int,
+        batch: int,
+        parts: int,
+        backwards: bool,
+    ) -> None:
+        """Run all steps; each part of the batch by itself.
+
+        Raises:
+            CompileError: the steps do something else for these sizes.
+        """
+        for rows in {batch // parts, -(-batch // parts)}:
+            if rows not in self._fitting:
+                self._check(arguments, rows)
+                self._fitting.add(rows)
+        flat = array("q", (n for argument in arguments for n in argument.packed()))
+        more = array("q", (n for product in products for n in product.packed()))
+        failed = self._code.cellzoo_run(
+            *map(ctypes.c_int64, (time, batch, parts, backwards)),
+            ctypes.c_void_p(flat.buffer_info()[0]),
+            ctypes.c_int64(len(arguments)),
+            ctypes.c_void_p(more.buffer_info()[0]),
+            ctypes.c_int64(len(products)),
+        )
+        if failed:
+            raise CompileError(failed.decode())
+
+    def _check(self, arguments: list[Argument], rows: int) -> None:
+        sizes = self._noted["sizes"]
+        shapes = [argument.shape(rows) for argument in arguments]
+        known = {symbol: shapes[place][dim] for symbol, (place, dim) in sizes.items()}
+        for guard in self._noted["guards"]:
+            if not eval(guard, ARITHMETIC, known):
+                raise CompileError(f"compiled for other sizes: {guard} does not hold of {known}")
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """torch.nn.functional.linear of float32 or float64; all contiguous."""
+        rows, depth = x.numel() // x.shape[-1], x.shape[-1]
+        found = x.new_empty(*x.shape[:-1], len(weight))
+        self._code.cellzoo_linear(
+            ctypes.c_int64(x.dtype == torch.float64),
+            *map(_address, (x, weight, bias, found)),
+            *map(ctypes.c_int64, (rows, depth, len(weight))),
+            ctypes.c_int64(_threads(rows * depth * len(weight))),
+        )
+        return found
+
+    def outer(self, gradient: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """gradientᵀ · v over all rows, and the sums of the gradient's columns; as `linear`."""
+        rows, m, n = gradient.numel() // gradient.shape[-1], gradient.shape[-1], v.shape[-1]
+        found, sums = v.new_empty(m, n), v.new_empty(m)
+        self._code.cellzoo_outer(
+            ctypes.c_int64(v.dtype == torch.float64),
+            *map(_address, (gradient, v, found, sums)),
+            *map(ctypes.c_int64, (rows, m, n)),
+            ctypes.c_int64(_threads(rows * m * n)),
+        )
+        return found, sums
+
+
+def _address(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _threads(multiply_adds: int) -> int:
+    return max(1, min(torch.get_num_threads(), multiply_adds // SMALL))
+
+
+def library_of(
+    identity: str,
+    step: Callable[..., list[Tensor]],
+    sizes: list[int],
+    arguments: list[Argument],
+) -> Library:
+    """A step's library from the cache; else traced, and compiled if that is not there either.
+
+    Args:
+        identity: what the step does, in words.
+        step: from groups of tensors to its results.
+        sizes: of these groups.
+        arguments: the inputs, and then what its results are written to.
+
+    Raises:
+        CompileError: the cell cannot be traced or compiled.
+    """
+    dtypes = " ".join(str(argument.tensor.dtype) for argument in arguments)
+    identity = cache.key(_sources(), identity, dtypes)
+    key = cache.linked(identity)
+    found = cache.find(key) if key else None
+    if found is None:
+        key = _make(step, sizes, arguments)
+        cache.link(identity, key)
+        found = cache.find(key)
+        if found is None:
+            raise CompileError(f"a program vanished from {cache.folder()}")
+    _keep_freed_memory()
+    return Library(*found)
+
+
+def _make(
+    step: Callable[..., list[Tensor]],
+    sizes: list[int],
+    arguments: list[Argument],
+) -> str:
+    """Trace, and compile what was never compiled; returns the library's key."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own, about itself
+        try:
+            graph, example = _trace(step, sizes, arguments)
+            key = cache.key(_sources(), _text(graph))
+            if cache.find(key) is None:
+                with tempfile.TemporaryDirectory() as folder:
+                    library = _compile(graph, example, Path(folder))
+                    cache.store(key, library, _sizes(graph))
+            return key
+        except CompileError:
+            raise
+        except Exception as error:
+            raise CompileError(in_one_line(error)) from error
+
+
+def _trace(
+    step: Callable[..., list[Tensor]],
+    sizes: list[int],
+    arguments: list[Argument],
+) -> tuple[torch.fx.GraphModule, list[Tensor]]:
+    """The step's graph with symbolic sizes, and the example that it was traced with.
+
+    Its results are written to the arguments that come after its inputs.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # heavy, and seldom needed
+
+    # Extents that are equal when traced are taken for one and the same.
+    taken = {extent for argument in arguments for extent in argument.tensor.shape}
+    batch = next(n for n in count(5) if n not in taken)
+    example = [argument.tensor.new_zeros(argument.shape(batch)) for argument in arguments]
+
+    def traced(*tensors: Tensor) -> tuple[()]:
+        results = step(*grouped(tensors, *sizes))
+        for target, result in zip(tensors[sum(sizes) :], results, strict=True):
+            target.copy_(result)
+        return ()
+
+    graph = make_fx(traced, {torch.ops.aten.tanh.default: _tanh}, tracing_mode="symbolic")(*example)
+    return graph, example
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """tanh in single precision to 3 units in the last place; much faster than the library's."""
+    if x.dtype != torch.float32:
+        return NotImplemented
+    z = x * x
+    # Near 0, where the other form cancels: the minimax polynomial of (tanh(x)/x − 1)/x².
+    p = 0.021010039374232292 - 0.006113144569098949 * z
+    p = -0.3333332836627960 + z * (0.13332794606685638 + z * (z * p - 0.05385405942797661))
+    return torch.where(x.abs() < 0.625, x + x * (z * p), 1 - 2 / (torch.exp(2 * x) + 1))
+
+
+def _text(graph: torch.fx.GraphModule) -> str:
+    """A traced graph in words: its operations, constants, shapes and dtypes."""
+    lines = []
+    for name, module in graph.named_modules():
+        if isinstance(module, torch.fx.GraphModule):
+            lines.append(f"{name}: {module.code}")
+            lines += [
+                f"{node.name} {value.shape} {value.dtype} {value.device.type}"
+                for node in module.graph.nodes
+                if isinstance(value := node.meta.get("val"), Tensor)
+            ]
+    return "\n".join(lines)
+
+
+def _sizes(graph: torch.fx.GraphModule) -> dict[str, Any]:
+    """Where each symbol of the sizes can be read, and what the compiler assumed of them."""
+    symbols: dict[str, tuple[int, int]] = {}
+    environment: Any = None
+    for place, node in enumerate(graph.graph.find_nodes(op="placeholder")):
+        for dim, extent in enumerate(node.meta["val"].shape):
+            if isinstance(extent, torch.SymInt):
+                environment = extent.node.shape_env
+                if extent.node.expr.is_Symbol:
+                    symbols.setdefault(str(extent.node.expr), (place, dim))
+    guards = {str(environment.replace(guard.expr)) for guard in environment.guards}
+    return {"sizes": symbols, "guards": sorted(guards - {"True"})}
+
+
+def _compile(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -> Path:
+    """Compile a graph; returns the library, in this folder."""
+    import torch._inductor as inductor
+    from torch._inductor import config
+    from torch._inductor.codecache import CppWrapperCodeCache
+    from torch._inductor.cpp_builder import CppBuilder, CppTorchOptions
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    codes: list[str] = []
+
+    def noted(*arguments: Any, main_code: str, **keywords: Any) -> Any:
+        codes.append(main_code)
+        return lambda *handles: ()
+
+    settings = {
+        "cpp_wrapper": True,
+        "cpp.threads": 1,  # parts of the batch are the loop's
+        "size_asserts": False,
+        "realize_opcount_threshold": 8,  # a number that was dear is kept, not made anew
+        "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
+        "force_disable_caches": True,  # `cache` is
+    }
+    log = logging.getLogger("torch._inductor.standalone_compile")
+    with config.patch(settings):
+        with (
+            mock.patch.object(CppWrapperCodeCache, "load_pybinding", noted),
+            mock.patch.object(log, "disabled", True),  # it warns that it cannot save: `cache` does
+        ):
+            inductor.standalone_compile(graph, [*example], dynamic_shapes="from_graph")
+        if len(codes) != 1:
+            raise CompileError(f"the compiler made {len(codes)} programs instead of one")
+        (folder / "step.cpp").write_text(_with_runtime(codes[0]))
+        options = CppTorchOptions(vec_isa=pick_vec_isa(), include_pytorch=True)
+        builder = CppBuilder(
+            name="step",
+            sources=[str(folder / "step.cpp")],
+            BuildOption=options,
+            output_dir=str(folder),
+        )
+        builder.build()
+    return Path(builder.get_target_file_path())
+
+
+def _with_runtime(code: str) -> str:
+    """The compiler's code on the runtime of this folder instead of torch's.
+
+    Raises:
+        CompileError: it calls what the runtime does not have.
+    """
+    if missing := {*re.findall(r"\baoti_torch_(\w+)\(", code)} - CALLS:
+        names = ", ".join(sorted(name.removeprefix("cpu_") for name in missing))
+        raise CompileError(f"a step of it calls {names}, which compiled steps cannot")
+    # The compiler's note of a division by 0 is one for all threads; without, it raises at once.
+    code = re.sub(r"^.*inductor_cpu_(?:throw_if_)?integer_div_error.*\n", "", code, flags=re.M)
+    wrapper, kernels = code.split("#include <torch/csrc/inductor/cpp_prefix.h>", 1)
+    wrapper = re.sub(r"^#include .*$", "", wrapper, flags=re.M)
+    runtime = Path(__file__).with_name("runtime.h").read_text()
+    return f"{runtime}\nnamespace cellzoo {{\n{wrapper}\n}}\n{kernels}"
+
+
+@once
+def _keep_freed_memory() -> None:
+    """Have glibc keep what a sequence frees for the next, instead of handing it back each time.
+
+    To get its pages anew took a third of a backward pass.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(trim_threshold, 1 << 30)
+        libc.mallopt(mmap_threshold, 1 << 25)  # the most that it takes
+
+
+@once
+def _sources() -> str:
+    """The code that makes libraries of an update, as a hash."""
+    here, cells = Path(__file__).parent, Path(base.__file__).parent
+    files = [here / "library.py", here / "steps.py", here / "runtime.h"]
+    files += [cells / f"{name}.py" for name in ("base", "layout", "preactivations")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

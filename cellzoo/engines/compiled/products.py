@@ -1,0 +1,71 @@
+"""The products of a whole sequence by the code of `runtime.h`, where that is faster than torch's.
+
+It comes with every library of steps; until one is loaded, torch multiplies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from cellzoo.engines.compiled.library import Library
+
+NARROW = 16  # columns of a product for which torch's is as fast
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch.nn.functional.linear, without a graph."""
+    library = _library_for(x, weight)
+    if library is None:
+        return functional.linear(x, weight, bias)
+    return library.linear(x.contiguous(), weight.contiguous(), bias)
+
+
+def outer(gradient: Tensor, v: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """gradientᵀ · v over all rows, in this precision; and the sums of the gradient's columns."""
+    library = _library_for(v, gradient)
+    if library is None or v.dtype != dtype:
+        gradient, v = gradient.flatten(0, -2), v.flatten(0, -2)
+        return gradient.to(dtype).T @ v.to(dtype), gradient.sum(0)
+    return library.outer(gradient.contiguous(), v.contiguous())
+
+
+def _library_for(x: Tensor, other: Tensor) -> Library | None:
+    dtypes = {x.dtype, other.dtype}
+    suits = dtypes in ({torch.float32}, {torch.float64}) and x.device.type == "cpu"
+    wide = min(x.shape[-1], other.shape[-1], other.shape[0]) >= NARROW
+    return Library.loaded if suits and wide and x.numel() else None
+
+
+class FasterLinear(TorchFunctionMode):
+    """Has `linear` make what a projection asks of torch.nn.functional.linear."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
+            x, weight, *_ = args
+            if weight.dim() == 2 and _library_for(x, weight) is not None:
+                return _Linear.apply(x, weight, args[2] if len(args) > 2 else None)
+        return func(*args, **(kwargs or {}))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph
+            rows = gradient.flatten(0, -2)
+            found = gradient @ weight, rows.T @ x.flatten(0, -2), rows.sum(0)
+        else:
+            of_rows = linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+            found = of_rows, *outer(gradient, x, weight.dtype)
+        each = zip(found, ctx.needs_input_grad, strict=True)
+        return tuple(gradient if wanted else None for gradient, wanted in each)
