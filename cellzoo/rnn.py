@@ -44,8 +44,8 @@ class RNN(nn.Module):
         init: an init scheme: its name, or a mapping of `name`, options and `blocks` (see Init).
         forget_bias, chrono: see Init.
         engine: "auto" (native where exact, else scan where the cell is linear, else loop), or an
-            engine by name ("native", "compiled", "scan", "loop"); see `explain` and
-            `settle_engine`.
+            engine by name ("native", "compiled", "scan", "loop"; on CUDA also "persistent"); see
+            `explain` and `settle_engine`. On CUDA compiled and persistent were not measured.
         checkpoint_steps: keep states for the backward pass only every so many steps, and compute
             those between again: less memory for long sequences, and more time. None: keep all.
         options: the cell's own (`proj_size` of lstm, `nonlinearity` of elman, …).
@@ -229,7 +229,8 @@ class RNN(nn.Module):
         """Have "auto" mean, from now on, the fastest engine here, compiled if need be, and tried.
 
         It depends on the cell, its options, dtype and device, on whether autocast is on, and on
-        the machine; an engine asked for by name stays.
+        the machine; an engine asked for by name stays. On CUDA nothing was measured: it is native
+        or the loop there.
 
         Returns:
             Why it is no faster one, in one line each; nothing where it is the fastest.
@@ -252,7 +253,8 @@ class RNN(nn.Module):
     def _try(self) -> None:
         """A forward and a backward pass over two steps."""
         x = self._like().new_zeros(2, 2, self.input_size)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        devices = [x.device] if x.is_cuda else []
+        with torch.random.fork_rng(devices), torch.enable_grad():
             output, _ = self(x)
             wanted = [p for p in self.parameters() if p.requires_grad]
             if wanted:

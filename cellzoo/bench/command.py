@@ -21,6 +21,8 @@ from cellzoo.engines import ENGINES
 from cellzoo.registry import nearest
 from cellzoo.threads import on_threads
 
+#: By device: the engines that may run there.
+ENGINES_OF = {"cpu": [name for name in ENGINES if name != "persistent"], "cuda": [*ENGINES]}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -38,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if said.warm:
         failed = warm(chosen, lambda line: print(line, flush=True))
         return int(any(name in failed for name in said.cells))
-    engines = said.engine.split(",")
+    _known("dtype", said.dtype, DTYPES)
+    _known("device", said.device, ENGINES_OF)
+    engines = said.engine.split(",") if said.engine else ENGINES_OF[said.device]
     for engine in engines:
         _known("engine", engine, ENGINES)
-    _known("dtype", said.dtype, DTYPES)
-    _known("device", said.device, ("cpu", "cuda"))
     if said.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device cuda: torch sees no CUDA device")
     shapes = [Shape.parse(text) for text in said.shape] or SHAPES
@@ -80,9 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        default=",".join(ENGINES),
         metavar="NAMES",
-        help="of %(default)s (the default: all that can run a cell)",
+        help=f"of {','.join(ENGINES)} (default: all that the device has)",
     )
     parser.add_argument(
         "--shape",

@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines import compiled, loop, native, scan
+from cellzoo.engines import compiled, loop, native, persistent, scan
 from cellzoo.engines.errors import CompileError, EngineError
 from cellzoo.registry import nearest
 
@@ -21,6 +21,7 @@ __all__ = ["ENGINES", "CompileError", "EngineError", "check_engine", "choose", "
 ENGINES: dict[str, ModuleType] = {
     "native": native,
     "compiled": compiled,
+    "persistent": persistent,
     "scan": scan,
     "loop": loop,
 }
@@ -74,10 +75,11 @@ def fastest(cell: GatedCell) -> list[str]:
     """The engines that may run a cell on its device, compilation allowed, the fastest first.
 
     Measured in experiments/speed: on the CPU torch.nn's LSTM kernel is about as fast as compiled
-    code, and its kernels for the other cells are several times slower. On other devices compiled
-    code was not measured. For a linear cell on the CPU, of (T, B, I, H), compiled code took half
-    of the scan's time at (784, 64, 1, 128) and (100, 32, 64, 64), as much at (100, 8, 16, 16), and
-    three times as much for one sequence, (784, 1, 1, 128).
+    code, and its kernels for the other cells are several times slower. For a linear cell on the
+    CPU, of (T, B, I, H), compiled code took half of the scan's time at (784, 64, 1, 128) and
+    (100, 32, 64, 64), as much at (100, 8, 16, 16), and three times as much for one sequence,
+    (784, 1, 1, 128). On CUDA compiled, persistent and scan were not measured: the first two run
+    where they are asked for by name.
     """
     on_cpu = cell._like.device.type == "cpu"
     kernel = native.kernel(cell)

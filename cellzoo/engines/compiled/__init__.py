@@ -15,10 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.engines.compiled.chunks import Chunked
 from cellzoo.engines.compiled.products import FasterLinear
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.compiled.steps import grouped
+from cellzoo.engines.compiled.traced import has_triton
 from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
+
+#: What runs a cell's steps, by the type of device.
+PROGRAMS: dict[str, type[Programs]] = {"cpu": Programs, "cuda": Chunked}
 
 
 def declines(
@@ -27,10 +32,18 @@ def declines(
     """Why this cannot be compiled; None if it can."""
     cell = layer[0]
     dtype, device = cell._like.dtype, cell._like.device.type
-    if device != "cpu":
-        return f"not measured on {device} yet"
+    if device not in PROGRAMS:
+        return f"not written for {device}"
+    if device == "cuda" and not has_triton():
+        return "triton, by which torch compiles for CUDA, is not installed"
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
         return f"not proved for {dtype}"
+    return untraceable(cell)
+
+
+def untraceable(cell: GatedCell) -> str | None:
+    """Why a cell's steps cannot be traced, here and now; None if they can."""
+    dtype = cell._like.dtype
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func's transforms do not see through compiled code"
     if torch.compiler.is_compiling():
@@ -54,11 +67,13 @@ def run(
     Raises:
         CompileError: the cell cannot be traced or compiled.
     """
-    run = partial(_run_direction, x, batch_sizes, dt, checkpoint_steps)
+    make = PROGRAMS[layer[0]._like.device.type]
+    run = partial(run_direction, make, x, batch_sizes, dt, checkpoint_steps)
     return run_directions(layer, states, run)
 
 
-def _run_direction(
+def run_direction(
+    make: type[Programs],
     x: Tensor,
     batch_sizes: Tensor | None,
     dt: Tensor | None,
@@ -67,7 +82,7 @@ def _run_direction(
     initial: States,
     reverse: bool,
 ) -> tuple[Tensor, States]:
-    """One direction: packed input as runs of equal batch size."""
+    """One direction by `make`: packed input as runs of equal batch size."""
     cell = cell.prepare()
     names: tuple[str, ...] = ("all",)
     if _projects_plainly(cell, x, dt):
@@ -77,7 +92,7 @@ def _run_direction(
         with FasterLinear():
             projected = cell.project_sequence(x, dt)
         names, sequences, projection = tuple(projected), list(projected.values()), []
-    made = programs_of(cell, names)
+    made = programs_of(cell, names, make)
     constants = [projection, *made.steps.inputs_of(cell)]
     dense = checkpointed(partial(_run_dense, made, constants, reverse), checkpoint_steps, reverse)
     if batch_sizes is None:

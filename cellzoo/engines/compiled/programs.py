@@ -307,17 +307,20 @@ class Programs:
 _programs: dict[Any, Programs] = {}
 
 
-def programs_of(cell: GatedCell, projected: tuple[str, ...]) -> Programs:
-    """The compiled programs of a prepared cell.
+def programs_of(
+    cell: GatedCell, projected: tuple[str, ...], make: type[Programs] = Programs
+) -> Programs:
+    """The programs of a prepared cell, kept: `Programs`, or what another `make` makes of its steps.
 
     Raises:
         CompileError: its update cannot be run without values.
     """
     options = tuple(map(repr, cell.options.items()))
     like = cell._like
-    products = torch.is_autocast_enabled(like.device.type)
-    key = (type(cell), cell.hidden_size, cell.bias, options, cell.training, like.dtype, products,
-           projected)  # fmt: skip
+    device = like.device
+    products = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
+    key = (make, type(cell), cell.hidden_size, cell.bias, options, cell.training, like.dtype,
+           device, products, projected)  # fmt: skip
     if key not in _programs:
-        _programs[key] = Programs(Steps(cell, projected))
+        _programs[key] = make(Steps(cell, projected))
     return _programs[key]

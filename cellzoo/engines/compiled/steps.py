@@ -408,8 +408,8 @@ class Steps:
             return None if tensor is None else torch.empty_like(tensor, device="meta")
 
         seen: dict[str, None] = {}
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            like = cell._like
+        like = cell._like
+        with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
             widths = {extent for tensor in cell._parameters.values() if tensor is not None
                       for extent in tensor.shape}  # fmt: skip
             batch = next(n for n in range(2, 10_000) if n not in widths)
@@ -419,7 +419,7 @@ class Steps:
                 cell._parameters,
                 {name: b if b is None else b.clone() for name, b in cell._buffers.items()},
             )
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng([like.device] if like.is_cuda else []):
                 given = {k: v.to("meta") for k, v in trial.project_sequence(x, None).items()}
             states = tuple(s.to("meta") for s in cell.initial_state(batch))
             skeleton = cell.bind(
