@@ -19,6 +19,7 @@ from cellzoo.config import plugged
 from cellzoo.files import write_whole
 from cellzoo.locks import LockedError
 from cellzoo.plugins import code_hash, source_of
+from cellzoo.ranks import end_with_parent
 from cellzoo.runs import RunError
 from cellzoo.train import train
 
@@ -119,7 +120,8 @@ def check_code(config: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run the order that the command line names."""
+    """Run the order that the command line names; end where who started it is gone."""
+    end_with_parent()
     return run_order(Path(sys.argv[1]))
 
 

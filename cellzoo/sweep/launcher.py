@@ -27,6 +27,8 @@ STOPPED = {130: signal.SIGINT, 143: signal.SIGTERM}  # exit statuses of runs tha
 LAUNCHERS = {
     "pool": "cellzoo.sweep.pool:Pool",
     "inprocess": "cellzoo.sweep.inprocess:InProcess",
+    "slurm": "cellzoo.sweep.slurm:Slurm",
+    "ray": "cellzoo.sweep.ray:Ray",
 }
 
 
