@@ -92,6 +92,7 @@ class Last(Callback):
         self.extras = extras
         self.written = time.monotonic()
         self.cost = 0.0  # seconds that the last one took
+        self.began = self.seconds = 0.0  # of training, in this attempt
         self.loops: dict[str, Any] | None = None  # to go on from, until the epoch begins
         self.generators: dict[str, Any] | None = None  # likewise, until the first batch
 
@@ -117,9 +118,11 @@ class Last(Callback):
         if self.loops is not None:
             _set_loops(trainer, self.loops)
         self.stop.patient = True
+        self.began = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, learner: LightningModule) -> None:
         """Write the trained state: what is left is to test it."""
+        self.seconds = time.monotonic() - self.began
         self._write(trainer)
         self._no_patience()
 

@@ -45,6 +45,7 @@ class Schema:
     name: Optional[str] = None  # noqa: UP045  (OmegaConf reads this annotation)
     seed: int = 0
     hidden_size: int = 64
+    budget: Optional[int] = None  # noqa: UP045
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
@@ -124,7 +125,10 @@ def check_overrides(overrides: list[str], sweeping: bool) -> None:
     for each in overrides:
         if "=" not in each and not each.startswith("~"):
             raise ConfigError(f"an override is KEY=VALUE, not {each!r}")
-    for override in parse(overrides):
+    parsed = parse(overrides)
+    if {"budget", "hidden_size"} <= {override.key_or_group for override in parsed}:
+        raise ConfigError("budget= finds the hidden_size: say one of the two")
+    for override in parsed:
         group, value = override.key_or_group, override.value()
         if override.is_sweep_override() and not sweeping:
             raise ConfigError(f"train is one run: cellzoo sweep {override.input_line}")
@@ -204,6 +208,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     settings = {str(key): value for key, value in plain.items() if key not in ("hydra",)}
     for key in ("experiment", "launcher"):  # the one is among the others, the other a sweep's
         settings.pop(key, None)
+    if settings["budget"] is None:  # a run without one is the run that it was before there were
+        del settings["budget"]
     settings["plugins"] = {
         kind: {"file": str(path), "sha256": code_hash(path)}
         for kind, thing in plugged(settings).items()

@@ -64,7 +64,7 @@ class Learner(LightningModule):
         self.monitor, self.mode = task.monitor, task.mode
         self.optimizer_config = dict(optimizer)
         self.scheduler_config = dict(scheduler)
-        self.finite = True  # the losses of this validation or test
+        self.scores: dict[str, tuple[float, int]] = {}  # of this validation or test, of this rank
 
     def forward(self, x: Any) -> Tensor:
         """The model's predictions."""
@@ -78,68 +78,67 @@ class Learner(LightningModule):
         """
         measures = self._measured(batch)
         loss, count = measures["loss"]
-        means, counts = self._over_ranks(measures)
-        if not math.isfinite(means["loss"]):
-            raise DivergedError("the train loss", self.global_step)
-        for name, mean in means.items():
-            self.log(f"train/{name}", mean, on_step=True, prog_bar=self._is_shown("train", name))
-        world = self.trainer.world_size
-        return loss if world == 1 else loss * (count * world / counts["loss"])
+        means: dict[str, Any]
+        if self.trainer.world_size == 1:
+            means = {name: mean.detach() for name, (mean, _) in measures.items()}
+        else:
+            sums, counts = self._over_ranks(_sums(measures))
+            means = {name: sums[name] / counts[name] for name in sums}
+            loss = loss * (count * self.trainer.world_size / counts["loss"])
+        self._report("train", means)
+        return loss
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         """Score a validation batch."""
-        self._score("val", batch)
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the split's means."""
+        self._report("val", self._means())
 
     def test_step(self, batch: Any, batch_index: int) -> None:
         """Score a test batch."""
-        self._score("test", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """A loss that was not finite, on any rank, ends the run on all."""
-        self._check_finite("val")
+        self._score(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Likewise."""
-        self._check_finite("test")
+        """Report the split's means."""
+        self._report("test", self._means())
 
     def _measured(self, batch: Any) -> dict[str, Measure]:
         x, y = batch
         return self.measure(self(x), y)
 
-    def _score(self, split: Split, batch: Any) -> None:
-        measures = self._measured(batch)
-        self.finite &= bool(torch.isfinite(measures["loss"][0]))
-        for name, (mean, count) in measures.items():
-            self.log(
-                f"{split}/{name}",
-                mean,
-                batch_size=count,  # a split's mean weighs every batch by its count
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                prog_bar=self._is_shown(split, name),
-            )
+    def _score(self, batch: Any) -> None:
+        for name, (total, count) in _sums(self._measured(batch)).items():
+            old_total, old_count = self.scores.get(name, (0.0, 0))
+            self.scores[name] = (old_total + total, old_count + count)
 
-    def _check_finite(self, split: Split) -> None:
-        finite, self.finite = self.finite, True
-        if not self.trainer.strategy.reduce_boolean_decision(finite):
-            raise DivergedError(f"the {split} loss", self.global_step)
+    def _means(self) -> dict[str, float]:
+        """Of a held-out split, over all ranks; every batch weighs as much as was counted in it."""
+        sums, counts = self._over_ranks(self.scores)
+        self.scores = {}
+        return {name: sums[name] / counts[name] for name in sums}
 
     def _over_ranks(
-        self, measures: Mapping[str, Measure]
-    ) -> tuple[dict[str, Any], dict[str, float]]:
-        """Each measure's mean over all ranks, and over how many things it was taken."""
-        if self.trainer.world_size == 1:
-            return {k: m.detach() for k, (m, _) in measures.items()}, {}
-        sums = [(float(mean) * count, count) for mean, count in measures.values()]
-        total = self.trainer.strategy.reduce(
-            torch.tensor(sums, dtype=torch.float64, device=self.device), reduce_op="sum"
-        ).tolist()
-        counts = {name: count for name, (_, count) in zip(measures, total, strict=True)}
-        return {k: s / c for k, (s, c) in zip(measures, total, strict=True)}, counts
+        self, scores: Mapping[str, tuple[float, int]]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums and counts of all ranks together, alike on each, in float64.
 
-    def _is_shown(self, split: Split, name: str) -> bool:
-        return name == "loss" or f"{split}/{name}" == self.monitor
+        Lightning's own reduction averages counts as integers: an odd one loses a half.
+        """
+        table = torch.tensor(list(scores.values()), dtype=torch.float64, device=self.device)
+        if self.trainer.world_size > 1:
+            table = self.trainer.strategy.reduce(table, reduce_op="sum")
+        sums, counts = table.T.tolist()
+        return dict(zip(scores, sums, strict=True)), dict(zip(scores, counts, strict=True))
+
+    def _report(self, split: Split, means: Mapping[str, Any]) -> None:
+        """Log them; a loss that is not finite ends the run, on every rank at this step."""
+        if not math.isfinite(means["loss"]):
+            raise DivergedError(f"the {split} loss", self.global_step)
+        for name, mean in means.items():
+            shown = name == "loss" or f"{split}/{name}" == self.monitor
+            self.log(f"{split}/{name}", mean, prog_bar=shown)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradient, before it is clipped."""
@@ -164,6 +163,10 @@ class Learner(LightningModule):
         scheduler = {"scheduler": schedule(optimizer, **options), "monitor": self.monitor}
         scheduler["strict"] = False  # plateau: epochs without a validation leave it as it is
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def _sums(measures: Mapping[str, Measure]) -> dict[str, tuple[float, int]]:
+    return {name: (float(mean) * count, count) for name, (mean, count) in measures.items()}
 
 
 def _named(things: Mapping[str, Any], kind: str, name: str) -> Any:

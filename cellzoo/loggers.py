@@ -16,9 +16,14 @@ from cellzoo.config import flatten
 from cellzoo.files import write_whole
 
 
+def global_rank() -> int:
+    """Which of the processes of a run this is; 0 for one alone."""
+    return getattr(rank_zero_only, "rank", 0)
+
+
 def is_main_process() -> bool:
     """Whether this process is rank 0, which alone writes files and talks."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    return global_rank() == 0
 
 
 class MetricsFile:

@@ -51,13 +51,18 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        (directory / RESERVE).unlink(missing_ok=True)
+        free_space(directory)
         _write_text(directory / "result.json", text)
 
 
 def reserve_space(directory: Path) -> None:
     """Set space aside for the last result.json of a run."""
     (directory / RESERVE).write_bytes(bytes(32 * 1024))
+
+
+def free_space(directory: Path) -> None:
+    """Give it back."""
+    (directory / RESERVE).unlink(missing_ok=True)
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
@@ -86,7 +91,7 @@ def status(directory: Path) -> Status:
         RunError: result.json cannot be read.
     """
     result = read_result(directory)
-    recorded = result["status"] if result else "left"
+    recorded: Status = result["status"] if result else "left"
     if recorded not in ENDED and held(directory / LOCK):
         return "running"
     return "interrupted" if recorded == "running" else recorded

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_only
 
 import cellzoo
 from cellzoo.attempts import Attempt, begin, join
@@ -23,9 +22,9 @@ from cellzoo.checkpoints import Best, Last, WholeFiles
 from cellzoo.config import check_values, identity, ranks
 from cellzoo.learner import DivergedError, Learner
 from cellzoo.locks import hold
-from cellzoo.loggers import RunLogger, is_main_process
+from cellzoo.loggers import RunLogger, global_rank, is_main_process
 from cellzoo.ranks import Ranks, end_with_parent, say
-from cellzoo.runs import LOCK, build_model, read_result, write_result
+from cellzoo.runs import ENDED, LOCK, build_model, free_space, read_result, write_result
 from cellzoo.stop import Stop, Terminated, noting_sigterm
 from cellzoo.tasks import Task, tasks
 from cellzoo.threads import on_threads
@@ -86,7 +85,7 @@ def check(config: Mapping[str, Any]) -> None:
         ValueError, TypeError, LookupError, OSError: what is wrong with it, in its own words.
     """
     check_values(config)
-    task = _build_task(config)
+    task = build_task(config)
     model = build_model(config, task.input_size, task.output_size, task.reads)
     Learner(model, task, config["optimizer"], config["scheduler"]).configure_optimizers()
     task.examples("val", 0)
@@ -107,7 +106,7 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
         return asked, []
     if before and before["identity"] == identity(config) and before["setting"]:
         return before["setting"], []
-    task = _build_task(config)
+    task = build_task(config)
     rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
     precision = str(config["trainer"]["precision"])
     if (dtype := DTYPES.get(precision)) is not None:
@@ -117,7 +116,8 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     return rnn.engine, why
 
 
-def _build_task(config: Mapping[str, Any]) -> Task:
+def build_task(config: Mapping[str, Any]) -> Task:
+    """The task that a resolved config describes."""
     options = dict(config["task"])
     name = options.pop("name")
     return tasks[name](seed=config["seed"], root=config["data"]["root"], **options)
@@ -171,7 +171,7 @@ class _Run:
     def follow(self) -> dict[str, Any]:
         """The run, as one of the other ranks: it writes nothing but why it did not end well."""
         end_with_parent()
-        rank = rank_zero_only.rank
+        rank = global_rank()
         try:
             with noting_sigterm() as stop, _library_talk_into(None):
                 self._train(join(self.directory), stop)
@@ -200,7 +200,7 @@ class _Run:
     def _fit_and_test(self, attempt: Attempt, stop: Stop) -> None:
         config, result = self.config, self.result
         seed_everything(config["seed"], workers=True, verbose=False)
-        task = _build_task(config)
+        task = build_task(config)
         engine = attempt.earlier.get("setting") or self.engine
         model = build_model(config, task.input_size, task.output_size, task.reads, engine)
         learner = Learner(model, task, config["optimizer"], config["scheduler"])
@@ -220,12 +220,10 @@ class _Run:
         best = Best(folder / "best.ckpt", task.monitor, task.mode)
         last = Last(folder / "last.ckpt", config["save_every"], stop, self._progress)
         trainer = self._trainer(task, best, last)
-        start = time.perf_counter()
         trainer.fit(learner, task, ckpt_path=attempt.checkpoint, weights_only=True)
-        seconds = time.perf_counter() - start
         result["steps"] = trainer.global_step
         if done := trainer.global_step - attempt.kept.get("step", 0):
-            result["steps_per_second"] = round(done / seconds, 2)
+            result["steps_per_second"] = round(done / last.seconds, 2)
         if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
             # max_steps ended the run within an epoch: its last steps count too.
             trainer.validate(learner, task, verbose=False)
@@ -283,6 +281,7 @@ class _Run:
         """Why it did not end well."""
         said = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {said[0] if said else ''}".rstrip(": ")
+        outcome: dict[str, Any]
         # Lightning turns Ctrl-C into an exit.
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             outcome = {"status": "interrupted", "reason": CTRL_C}
@@ -307,6 +306,8 @@ class _Run:
         reason = f": {result['reason']}" if result["reason"] else ""
         result["attempts"][-1]["ended"] = result["status"] + reason
         write_result(self.directory, result)  # before W&B has its say: files are the truth
+        if result["status"] in ENDED:
+            free_space(self.directory)
         self.ranks.end(well=result["status"] in ("done", "diverged"))
         if self.logger is not None:
             self.logger.finish(result)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
+from cellzoo.budget import apply_budget
 from cellzoo.config import (
     ConfigError,
     check_overrides,
@@ -97,8 +98,8 @@ class Sweep:
             for line in record.begin(self.overrides, self.plan.total):
                 progress.note(line)
             settler = Settler(progress.note)
-            for each in self.probes:  # compiles every cell that never was, before the first job
-                settler.engine(each, self._directory(each))
+            for each in map(record.with_kept_plugins, self.probes):
+                settler.engine(each, self._directory(each))  # compiles every cell that never was
             description = launcher.describe()
             progress.note(description)
             record.add(slots=launcher.slots, launcher=description)
@@ -132,7 +133,7 @@ class Sweep:
 
     def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
         try:
-            return resolved(self.composer.compose(overrides))
+            return apply_budget(resolved(self.composer.compose(overrides)))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, self.composer.keys(overrides))) from error
 

@@ -127,7 +127,7 @@ class Composer:
         try:
             return self._parse(override)
         except HydraException as error:
-            raise ConfigError(" ".join(str(error).split())) from error
+            raise ConfigError(f"{override}: {' '.join(str(error).split())}") from error
 
     def _is_value(self, override: Override) -> bool:
         """Whether Hydra takes an override for a value, and not for the choice of a group."""

@@ -65,11 +65,11 @@ class Record:
         return {VARIABLE: os.pathsep.join(plugins)} if plugins else {}
 
     def with_kept_plugins(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config whose plugins are the sweep's copies."""
-        plugins = {
-            kind: {**plugin, "file": str(self.copies.get(Path(plugin["file"]), plugin["file"]))}
-            for kind, plugin in config["plugins"].items()
-        }
+        """A config whose plugins are the sweep's copies, whatever the originals are by now."""
+        plugins = dict(config["plugins"])
+        for kind, plugin in plugins.items():
+            if copy := self.copies.get(Path(plugin["file"])):
+                plugins[kind] = {"file": str(copy), "sha256": code_hash(copy)}
         return {**config, "plugins": plugins}
 
     def begin(self, overrides: list[str], jobs: int) -> list[str]:
@@ -79,7 +79,7 @@ class Record:
             What it asks differently than the one before, in lines.
         """
         commands = read_commands(self.directory)
-        plugins = {str(path): code_hash(path) for path in self.copies}
+        plugins = {str(path): code_hash(copy) for path, copy in self.copies.items()}
         overrides = [each for each in overrides if not each.startswith("launcher")]
         command = {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": overrides, "jobs": jobs}
         command["plugins"] = plugins

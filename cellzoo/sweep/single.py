@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
+from cellzoo.budget import apply_budget
 from cellzoo.config import (
     ConfigError,
     check_overrides,
@@ -49,7 +50,7 @@ def one(arguments: list[str], debug: bool) -> int:
     results: list[Mapping[str, Any]] = []
 
     def job(config: DictConfig) -> None:
-        settings = resolved(config)
+        settings = apply_budget(resolved(config))
         directory = Path(HydraConfig.get().runtime.output_dir)
         if is_main_process():
             check(settings)

@@ -56,9 +56,9 @@ def standing(directory: Path) -> Standing:
     by_cell: dict[str | None, Counter[str]] = {}
     reasons: dict[str, str] = {}
     for run in runs:
-        how = _column(status(directory / run))
-        by_cell.setdefault(run.rsplit("-", 1)[0], Counter())[how] += 1
-        if how == "failed":
+        column = _column(status(directory / run))
+        by_cell.setdefault(run.rsplit("-", 1)[0], Counter())[column] += 1
+        if column == "failed":
             reasons[run] = str((read_result(directory / run) or {}).get("reason"))
     if unseen := command["jobs"] - len(planned):
         by_cell[None] = Counter(left=unseen)

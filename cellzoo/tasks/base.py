@@ -203,6 +203,8 @@ class Task(LightningDataModule):
         examples = self.examples(split, 0)
         indices = range(len(examples))
         rank, world = rank_and_world()
+        if len(examples) < world:
+            raise ValueError(f"{world} ranks cannot share {len(examples)} {split} examples")
         # Every example once: Lightning's sampler would repeat some to even out the ranks.
         indices = indices[rank::world]
         return self._loader(examples, max(self.batch_size, 256), indices)

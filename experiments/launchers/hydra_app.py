@@ -1,0 +1,21 @@
+"""The same jobs as Hydra's own launchers run them: a hydra.main function."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from cellzoo.config import conf_folder, resolved, store_choices
+from cellzoo.train import train
+
+store_choices()
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config")
+def main(config: DictConfig) -> None:
+    train(resolved(config), Path(HydraConfig.get().runtime.output_dir), progress=False)
+
+
+if __name__ == "__main__":
+    main()

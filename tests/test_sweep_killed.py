@@ -1,0 +1,173 @@
+"""A sweep whose jobs, and which itself, are killed: in the end it is as if nothing had been."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import as_a_user, result_of
+
+pytestmark = pytest.mark.slow
+
+WATCHED = '''
+import os
+import sys
+import time
+from pathlib import Path
+
+from cellzoo import register_task
+from cellzoo.tasks import Digits
+
+
+@register_task("watched_digits")
+class WatchedDigits(Digits):
+    """Handwritten digits, slowly, with a note of where a process is."""
+
+    def measure(self, prediction, y):
+        now = f"{self.trainer.state.stage.value} {self.trainer.global_step} {sys.argv[-1]}"
+        Path(os.environ["NOTES"], str(os.getpid())).write_text(now)
+        if self.trainer.world_size > 1 and os.environ.get("CRASH"):
+            if self.seed == 1 and self.trainer.global_rank == 1 and self.trainer.global_step > 2:
+                raise RuntimeError("rank 1 is out of luck")
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        return super().measure(prediction, y)
+'''
+OPTIONS = ["--plugin", "watched.py", "task=watched_digits", "hidden_size=4", "logger=files"]
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    (tmp_path / "watched.py").write_text(WATCHED)
+    (tmp_path / "notes").mkdir()
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def command(name: str) -> list[str]:
+    return [
+        "sweep", *OPTIONS, f"name={name}", "cell=lstm,gru", "seed=range(6)", "launcher.jobs=2",
+        "trainer.max_epochs=2", "save_every=0.15",
+    ]  # fmt: skip
+
+
+def where(note: Path) -> tuple[int, str, int, str]:
+    """A process, the stage and step that it is at, and the run that it works on."""
+    text = note.read_text().split()
+    if len(text) != 3:  # it is being written
+        return int(note.name), "", 0, ""
+    (run,) = re.findall(r"(\w+-\w+-s\d+)\.json", text[2])
+    return int(note.name), text[0], int(text[1]), "/".join(run.rsplit("-", 1))
+
+
+def kill_three_then_the_sweep(sweep: subprocess.Popen, folder: Path) -> dict[str, str]:
+    """Kill a run before its first checkpoint, one in mid-epoch, one in validation; the sweep."""
+    killed: dict[str, str] = {}
+    deadline = time.monotonic() + 120
+    while len(killed) < 3:
+        assert time.monotonic() < deadline, killed
+        assert sweep.poll() is None, killed
+        for note in (folder / "notes").iterdir():
+            process, stage, step, run = where(note)
+            checkpoint = (folder / "runs/killed" / run / "checkpoints/last.ckpt").exists()
+            if stage == "validate":
+                how = "in validation"
+            elif stage == "train" and not checkpoint:
+                how = "before the first checkpoint"
+            elif stage == "train" and 5 < step % 34 < 28:
+                how = "in mid-epoch"
+            else:
+                continue
+            if how not in killed and run not in killed.values():
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                killed[how] = run
+                note.unlink()
+        time.sleep(0.005)
+    while len(list((folder / "runs/killed").glob("*/*/checkpoints/best.ckpt"))) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sweep.kill()
+    sweep.communicate()
+    return killed
+
+
+def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path):
+    environment = {**os.environ, "SLOW": "0.02"}
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "cellzoo", *command("killed")],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    killed = kill_three_then_the_sweep(sweep, tmp_path)
+    assert len(set(killed.values())) == 3
+    again = as_a_user(*command("killed"), cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    calm = as_a_user(*command("calm"), cwd=tmp_path)
+    assert calm.returncode == 0, calm.stdout + calm.stderr
+
+    runs = sorted(p.parent.relative_to(tmp_path / "runs/calm") for p in
+                  (tmp_path / "runs/calm").glob("*/*/result.json"))  # fmt: skip
+    assert len(runs) == 12
+    assert runs == sorted(p.parent.relative_to(tmp_path / "runs/killed") for p in
+                          (tmp_path / "runs/killed").glob("*/*/result.json"))  # fmt: skip
+    gone_on = 0
+    for run in runs:
+        one, other = tmp_path / "runs/killed" / run, tmp_path / "runs/calm" / run
+        assert_same_run(one, other)
+        gone_on += any(each["from"] != "the beginning" for each in result_of(one)["attempts"])
+    assert gone_on >= 2  # not all of them started over
+    attempts = (tmp_path / "runs/killed/attempts.csv").read_text()
+    assert attempts.count("killed by SIGKILL") == 3
+    for run in runs:
+        assert len(re.findall(rf"{run},.*,ended\n", attempts)) == 1
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    results = result_of(one), result_of(other)
+    for key in ("status", "metrics", "steps", "parameters", "seed", "cell", "identity", "threads"):
+        assert results[0][key] == results[1][key], (one, key)
+    assert results[0]["status"] == "done"
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    for name in ("best", "last"):
+        weights = [
+            torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+            for run in (one, other)
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_ranks_of_a_sweeps_run_are_those_of_the_run_alone_and_one_that_dies_ends_it_alone(tmp_path):
+    ddp = [*OPTIONS, "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1"]
+    alone = {}
+    for seed in range(3):
+        said = as_a_user("train", *ddp, f"seed={seed}", f"name=alone{seed}", cwd=tmp_path)
+        assert said.returncode == 0, said.stderr
+        alone[seed] = result_of(tmp_path / f"runs/alone{seed}")
+    sweep = ["sweep", *ddp, "seed=0,1,2", "name=s", "launcher.jobs=1"]
+    crashed = as_a_user(*sweep, cwd=tmp_path, CRASH="1")
+    assert crashed.returncode == 1
+    (group,) = (tmp_path / "runs/s").glob("lstm-*")
+    assert {path.name for path in group.iterdir()} == {"s0", "s1", "s2"}
+    failed = result_of(group / "s1")
+    assert failed["status"] == "failed"
+    assert failed["reason"] == "rank 1: RuntimeError: rank 1 is out of luck"
+    assert (tmp_path / "runs/s/attempts.csv").read_text().count("s1,") == 1  # no second try
+    for seed in (0, 2):
+        assert_equals_alone(result_of(group / f"s{seed}"), alone[seed])
+    retried = as_a_user(*sweep, "--retry", "failed", cwd=tmp_path)
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert "2 had ended before" in retried.stdout
+    assert_equals_alone(result_of(group / "s1"), alone[1])
+
+
+def assert_equals_alone(result: dict, alone: dict) -> None:
+    assert (result["status"], result["seed"]) == ("done", alone["seed"])
+    assert result["metrics"] == alone["metrics"]
+    assert (result["steps"], result["ranks"]) == (alone["steps"], 2)

@@ -1,0 +1,277 @@
+"""`cellzoo sweep` with real processes: slots, signals, timeouts, retries, locks, resuming."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from commands import TINY, as_a_user, result_of, results_in
+
+SPY = '''
+"""A task that notes when and where its training runs, and does what its option says."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from cellzoo import Task, option, register_task
+from cellzoo.tasks.base import Measure, TensorExamples
+
+NOTES = Path(os.environ["SPY"])
+
+
+def note(seed, what):
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    with (NOTES / str(seed)).open("a") as file:
+        file.write(f"{what} {time.time()} {os.getpid()} {devices}\\n")
+
+
+def first_time(what):
+    try:
+        (NOTES / what).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+@register_task("spy")
+class Spy(Task):
+    """Does nothing."""
+
+    input_size = 1
+    output_size = 1
+    how: str = option("nothing")
+    nap: float = option(0.0)
+
+    def examples(self, split, epoch):
+        if split == "train":
+            note(self.seed, "start")
+            getattr(self, f"do_{self.how}")()
+            note(self.seed, "end")
+        return TensorExamples(torch.ones(8, 3, 1), torch.ones(8))
+
+    def measure(self, prediction, y):
+        factor = torch.nan if self.how == "nan" else 1
+        return {"loss": Measure((prediction - 1).square().mean() * factor, len(y))}
+
+    def do_nothing(self):
+        time.sleep(self.nap)
+
+    def do_first_is_slow(self):
+        time.sleep(6.0 if self.seed == 0 else 0.1)
+
+    def do_die_once(self):
+        if first_time("died"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def do_die(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def do_exit(self):
+        sys.exit(3)
+
+    def do_vanish(self):
+        os._exit(0)
+
+    def do_fill(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def do_raise(self):
+        raise RuntimeError("no such luck")
+
+    def do_nan(self):
+        pass
+'''
+FAST = [*TINY[1:], "task=spy"]
+
+
+@pytest.fixture
+def spy(tmp_path):
+    """A folder with the plugin; returns what starts `cellzoo sweep` on it."""
+    (tmp_path / "spy.py").write_text(SPY)
+    (tmp_path / "notes").mkdir()
+
+    def sweep(*overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return as_a_user(
+            *command(*overrides), cwd=tmp_path, SPY=str(tmp_path / "notes"), **environment
+        )
+
+    return sweep
+
+
+def command(*overrides: str) -> list[str]:
+    return ["sweep", "--plugin", "spy.py", *FAST, "name=s", *overrides]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen:
+    """A sweep that goes on while the test does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cellzoo", *command(*overrides)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "SPY": str(folder / "notes")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def notes(folder: Path, seed: int) -> list[list[str]]:
+    path = folder / "notes" / str(seed)
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rows(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "runs/s" / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_groups_of_gpus_are_a_jobs_own_and_a_slow_job_holds_up_none(spy, tmp_path):
+    said = spy(
+        "task.how=first_is_slow", "seed=range(20)", "launcher.gpus=[0,1,2,3,4,5,6,7]",
+        "launcher.gpus_per_job=2",
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "4 groups of 2 GPUs" in said.stdout
+    spans = []
+    for seed in range(20):
+        (_, began, _, devices), (_, ended, *_) = notes(tmp_path, seed)
+        spans.append((float(began), float(ended), devices))
+    assert {devices for *_, devices in spans} == {"0,1", "2,3", "4,5", "6,7"}
+    for i, (began, ended, devices) in enumerate(spans):
+        for other_began, other_ended, others in spans[:i]:
+            if others == devices:
+                assert ended <= other_began or other_ended <= began
+    # Of a modulo, five jobs would be the slow one's group's.
+    slow_began, slow_ended, slow_group = spans[0]
+    by_group = Counter(devices for *_, devices in spans)
+    assert by_group[slow_group] == min(by_group.values()) < 5
+    assert sum(slow_began < ended < slow_ended for _, ended, _ in spans[1:]) > 10
+
+
+@pytest.mark.slow
+def test_how_jobs_end_and_what_is_tried_again(spy, tmp_path):
+    ways = "nothing,die_once,die,exit,vanish,fill,raise,nan"
+    options = ["launcher.jobs=2", "launcher.retries=1"]
+    said = spy(f"task.how={ways}", *options)
+    assert said.returncode == 1
+    outcomes = {}
+    for path in (tmp_path / "runs/s").glob("*/*/config.yaml"):
+        how = next(
+            row["overrides"].split("=")[1]
+            for row in rows(tmp_path, "planned.csv")
+            if row["run"] == str(path.parent.relative_to(tmp_path / "runs/s"))
+        )
+        result = result_of(path.parent)
+        outcomes[how] = (result["status"], result["reason"])
+    assert outcomes == {
+        "nothing": ("done", None),
+        "die_once": ("done", None),
+        "die": ("failed", "killed by SIGSEGV, 2 times"),
+        "exit": ("failed", "SystemExit: 3"),
+        "vanish": ("failed", "ended without a result (exit status 0)"),
+        "fill": ("failed", "OutOfMemoryError: CUDA out of memory, 2 times"),
+        "raise": ("failed", "RuntimeError: no such luck"),
+        "nan": ("diverged", "the train loss is not finite at step 0"),
+    }
+    tries = Counter(row["run"] for row in rows(tmp_path, "attempts.csv"))
+    assert sorted(tries.values()) == [1, 1, 1, 1, 1, 2, 2, 2]
+    (log,) = (
+        path for path in (tmp_path / "runs/s/jobs").glob("*.log") if "luck" in path.read_text()
+    )
+    assert "spy.py" in log.read_text()  # the traceback
+    # Again: nothing is left; asked to, what failed is run again, and nothing else.
+    again = spy(f"task.how={ways}", *options)
+    assert "8 had ended before" in again.stdout
+    assert len(rows(tmp_path, "attempts.csv")) == 11
+    retried = spy(f"task.how={ways}", *options, "--retry", "failed")
+    assert "3 had ended before" in retried.stdout
+    assert len(rows(tmp_path, "attempts.csv")) == 11 + 2 + 1 + 1 + 2 + 1
+    status = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
+    assert status.stdout.splitlines()[1].split() == ["lstm", "2", "0", "1", "5", "0"]
+    assert "RuntimeError: no such luck" in status.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+def test_a_job_that_takes_too_long_is_ended(how, spy, tmp_path):
+    said = spy("task.nap=100", "launcher.timeout=4", f"launcher.start={how}", "seed=0")
+    assert f"started by {how}" in said.stdout
+    assert said.returncode == 1, said.stdout
+    (result,) = results_in(tmp_path / "runs/s")
+    assert (result["status"], result["reason"]) == ("failed", "timed out after 4 s")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_jobs_and_keeps_what_is_done(spy, tmp_path):
+    sweep = start(tmp_path, "task.how=first_is_slow", "seed=1,0,2", "launcher.jobs=1")
+    wait_for(lambda: notes(tmp_path, 0))
+    (_, _, job, *_) = notes(tmp_path, 0)[0]
+    sweep.send_signal(signal.SIGINT)
+    said, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 130, said
+    assert not alive(int(job))
+    statuses = sorted(result["status"] for result in results_in(tmp_path / "runs/s"))
+    assert statuses == ["done", "interrupted"]
+    done = spy("task.how=first_is_slow", "seed=1,0,2", "launcher.jobs=1")
+    assert done.returncode == 0, done.stdout
+    assert "1 had ended before" in done.stdout
+
+
+@pytest.mark.slow
+def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, tmp_path):
+    sweep = start(tmp_path, "task.nap=60", "seed=0,1", "launcher.jobs=1")
+    wait_for(lambda: notes(tmp_path, 0))
+    second = spy("task.nap=60", "seed=0,1")
+    assert second.returncode == 2
+    assert "runs/s is in use by process" in second.stderr
+    running = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
+    assert running.stdout.splitlines()[-2].split() == ["all", "0", "1", "0", "0", "1"]
+    assert "running" in running.stdout.splitlines()[-1]
+    (_, _, job, *_) = notes(tmp_path, 0)[0]
+    sweep.kill()
+    sweep.communicate()
+    wait_for(lambda: not alive(int(job)), 5)
+    left = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
+    assert "the same command goes on" in left.stdout
+    third = spy("task.nap=0", "seed=0,1")
+    assert third.returncode == 0
+    assert "asked for before with" in third.stdout
+
+
+@pytest.mark.slow
+def test_an_edited_plugin_changes_nothing_in_a_running_sweep(spy, tmp_path):
+    sweep = start(tmp_path, "task.how=first_is_slow", "seed=0,1", "launcher.jobs=1")
+    wait_for(lambda: notes(tmp_path, 0))
+    (tmp_path / "spy.py").write_text(SPY.replace("first_is_slow(self)", "another(self)"))
+    said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 0, said
+    (kept,) = (tmp_path / "runs/s/plugins").rglob("spy.py")
+    assert kept.read_text() == SPY
+    edited = spy("task.how=another", "seed=1")
+    assert edited.returncode == 0, edited.stderr
+    assert "spy.py was edited: its runs are new ones" in edited.stdout
+    assert len(list((tmp_path / "runs/s").glob("lstm-*"))) == 2
