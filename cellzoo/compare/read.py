@@ -15,7 +15,8 @@ from cellzoo.compare.errors import CompareError, unknown
 from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
 
 CODE = "plugins.cell.sha256"  # of a cell that is not cellzoo's own
-STATUSES = ("running", "done", "diverged", "failed")
+STATUSES = ("running", "interrupted", "done", "diverged", "pruned", "failed")
+UNFINISHED = ("running", "interrupted", "pruned")  # which say nothing about their cells
 ALWAYS = ("status", "cell", "init", "task", "hidden_size", "seed")
 WHEN_DONE = ("parameters", "seconds", "metrics", "monitor", "mode")
 
@@ -65,16 +66,8 @@ def read_curves(runs: pandas.DataFrame | Iterable[str | Path], metric: str) -> p
 
 
 def frame_of_runs(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    """Rows with differing keys as one frame, what identifies a run in front.
-
-    A run that Ctrl-C ended, which says nothing about its cell, is "interrupted" here.
-    """
-    rows = [
-        {**row, "status": "interrupted"}
-        if (row["status"], row.get("reason")) == ("failed", "interrupted")
-        else row
-        for row in _by_version(rows)
-    ]
+    """Rows with differing keys as one frame, what identifies a run in front."""
+    rows = _by_version(rows)
     first = ["directory", "status", "reason", "cell", "init", "task", "hidden_size", "seed"]
     first += [column for column in RESULT_COLUMNS if column not in first]
     rest = dict.fromkeys(key for row in rows for key in row if key not in first)

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,12 +28,15 @@ from cellzoo.config import (
 from cellzoo.runs import ENDED, read_result, status
 from cellzoo.sweep.job import Job
 from cellzoo.sweep.launcher import Launcher, launcher_class
+from cellzoo.sweep.optuna import OptunaSearch
 from cellzoo.sweep.plan import Composer, Plan, composer
 from cellzoo.sweep.progress import Progress
 from cellzoo.sweep.record import Record, open_record
+from cellzoo.sweep.search import Interval, RandomSearch
 from cellzoo.sweep.settle import Settler
 from cellzoo.sweep.single import hydra_app, split
 from cellzoo.sweep.status import show as show_standing
+from cellzoo.tasks import tasks
 from cellzoo.train import check
 
 console = Console(highlight=False)
@@ -55,7 +59,7 @@ def many(arguments: list[str], debug: bool) -> int:
     with composer(extra) as compose:
         if not flags:
             return Sweep(compose, overrides, retry is not None).run()
-        first = next(compose.plan(overrides).jobs())
+        first = next(compose.plan(overrides)[0].jobs())
     hydra_app(lambda config: None, [*first, *flags])  # help, and the like
     return 0
 
@@ -74,12 +78,14 @@ class Sweep:
 
     def __init__(self, composer: Composer, overrides: list[str], retry: bool) -> None:
         self.composer, self.overrides, self.retry = composer, overrides, retry
-        self.plan = composer.plan(overrides)
-        _refuse_sweep_wide(self.plan)
+        grid, intervals = composer.plan(overrides)
+        _refuse_sweep_wide(grid)
+        composed: Any = OmegaConf.to_container(composer.compose(next(grid.jobs())))
+        self.settings = composed["launcher"]
+        self.directory = Path("runs") / composed["name"]
+        self.plan = search_plan(grid, intervals, composed, self.directory)
         self.probes = [self._config(each) for each in self.plan.probes()]
-        composed = self.composer.compose(next(self.plan.jobs()))
-        self.settings: Any = OmegaConf.to_container(composed.launcher)
-        self.directory = Path("runs") / self.probes[0]["name"]
+        self._asked: dict[Path, list[tuple[str, ...]]] = {}  # by run; a search may draw one twice
 
     def run(self) -> int:
         """Run what is not done. Returns 0 if all jobs are done, else 1."""
@@ -105,7 +111,10 @@ class Sweep:
             record.add(slots=launcher.slots, launcher=description)
             for outcome in launcher.run(self._jobs(record, settler, progress)):
                 progress.ended(outcome)
+                self._tell(outcome.job.directory, outcome.result)
         progress.tally()
+        for line in self.plan.best():
+            console.print(escape(line), soft_wrap=True)
         console.print(f"compare them: cellzoo compare {escape(str(self.directory))}")
         return 0 if progress.all_done else 1
 
@@ -119,17 +128,34 @@ class Sweep:
             run = str(directory.relative_to(self.directory))
             if line := record.plan(number, run, said):
                 progress.note(line)
+            self._asked.setdefault(directory, []).append(overrides)
             if directory in seen:
                 progress.same(said, seen[directory])
+                if status(directory) in self._ended:
+                    self.plan.tell(overrides, read_result(directory) or {})
                 continue
             seen[directory] = number
-            standing = status(directory)
-            if standing in ENDED or (standing == "failed" and not self.retry):
-                progress.ended_before(read_result(directory) or {})
+            if status(directory) in self._ended:
+                result = read_result(directory) or {}
+                progress.ended_before(result)
+                self._tell(directory, result)
                 continue
             progress.started()
             engine = settler.engine(config, directory)
-            yield Job(number, said, config, directory, self.directory, engine)
+            trial = self.plan.trial(overrides)
+            yield Job(number, said, config, directory, self.directory, engine, trial)
+
+    @property
+    def _ended(self) -> set[str]:
+        """The statuses of runs that there is nothing to do for."""
+        again = () if self.retry else ("failed",)
+        return {*ENDED, *again, *(("pruned",) if self.plan.prunes else ())}
+
+    def _tell(self, directory: Path, result: Mapping[str, Any]) -> None:
+        """Let the plan know how a run ended."""
+        if result["status"] in (*ENDED, "failed", "pruned"):
+            for overrides in self._asked[directory]:
+                self.plan.tell(overrides, result)
 
     def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
         try:
@@ -148,8 +174,34 @@ def _refuse_sweep_wide(plan: Plan) -> None:
         group = key.split(".")[0].split("/")[0]
         if group == "hydra":
             raise ConfigError(f"{key}: a sweep lies in runs/<name> and has launchers of its own")
-        if len(axis) > 1 and group in ("launcher", "name"):
+        if len(axis) > 1 and group in ("launcher", "search", "name"):
             raise ConfigError(f"{key} is one for the whole sweep, not {len(axis)}")
+
+
+def search_plan(
+    grid: Plan, intervals: Sequence[Override], config: Mapping[str, Any], directory: Path
+) -> Plan | RandomSearch:
+    """The plan that `search` makes of a grid and intervals.
+
+    Raises:
+        ConfigError: a search without an interval, or an interval without a search.
+    """
+    settings = config["search"]
+    if settings["name"] == "grid":
+        if intervals:
+            line = intervals[0].input_line
+            raise ConfigError(f"{line}: a grid has no intervals: say search=random, or optuna")
+        return grid
+    if not intervals:
+        raise ConfigError(
+            f"search={settings['name']} wants an interval to search: "
+            "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+        )
+    mode = tasks[config["task"]["name"]].mode
+    found = [Interval.of(each) for each in intervals]
+    if settings["name"] == "random":
+        return RandomSearch(grid, found, settings, mode)
+    return OptunaSearch(grid, found, settings, mode, directory)
 
 
 def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:

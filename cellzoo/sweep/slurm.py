@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -197,8 +198,7 @@ class Slurm:
         orders = [str(job.order.resolve()) for job in new]
         handles = executor.map_array(far_end, orders, [str(job.log.resolve()) for job in new])
         for job, handle, was in zip(new, handles, before, strict=True):
-            text = handle.job_id
-            write_whole(_id_file(job), lambda path, text=text: path.write_text(text))
+            write_whole(_id_file(job), partial(Path.write_text, data=handle.job_id))
             self._there[handle.job_id] = Submitted(job, handle.job_id, handle, was)
 
     def _ended(self) -> list[tuple[Submitted, int]]:
