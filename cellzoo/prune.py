@@ -30,5 +30,6 @@ class Prune(Callback):
             PrunedError: the run is to end.
         """
         value = float(trainer.callback_metrics[self.monitor])
-        if self.prune(trainer.current_epoch, value):
+        end = trainer.is_global_zero and self.prune(trainer.current_epoch, value)
+        if trainer.strategy.reduce_boolean_decision(end, all=False):  # for all ranks
             raise PrunedError(f"ended by the search after epoch {trainer.current_epoch + 1}")

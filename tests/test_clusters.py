@@ -9,33 +9,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from commands import TINY, as_a_user, assert_refused, result_of, results_in
+from commands import TINY, as_a_user, assert_refused, result_of, results_in, start, wait_for
 
 ARGUMENTS = [*TINY, "cell=lstm,elman", "seed=0,1"]
 LONG = ["task=digits", "hidden_size=16", "trainer.max_epochs=40", "logger=files", "save_every=0.2"]
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "cellzoo", "sweep", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def job_processes(folder: Path) -> list[int]:
@@ -84,8 +64,8 @@ def test_slurms_jobs_by_processes_in_its_place(tmp_path):
 def test_a_job_that_is_killed_is_tried_again(tmp_path):
     pytest.importorskip("submitit")
     local = ["launcher=slurm", "launcher.cluster=local", "launcher.poll=0.2"]
-    sweep = start("name=s", *local, *LONG, cwd=tmp_path)
-    wait_for(lambda: list(tmp_path.glob("runs/s/*/*/checkpoints/last.ckpt")))
+    sweep = start("sweep", "name=s", *local, *LONG, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/s/*/*/checkpoints/last.ckpt")), sweep)
     (process,) = job_processes(tmp_path)
     os.kill(process, signal.SIGKILL)
     output, _ = sweep.communicate(timeout=300)
@@ -101,15 +81,15 @@ def test_a_job_that_is_killed_is_tried_again(tmp_path):
 def test_slurm_preempts_and_the_sweep_is_killed(tmp_path):
     arguments = ["name=s", "launcher=slurm", "launcher.partition=low", "launcher.poll=1"]
     arguments += ["launcher.jobs=2", "launcher.time=5", "cell=lstm,elman", "seed=0,1", *LONG]
-    sweep = start(*arguments, cwd=tmp_path)
-    wait_for(lambda: len(list(tmp_path.glob("runs/s/*/*/checkpoints/last.ckpt"))) == 2)
+    sweep = start("sweep", *arguments, cwd=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("runs/s/*/*/checkpoints/last.ckpt"))) == 2, sweep)
     subprocess.run(["srun", "-p", "high", "-n2", "sleep", "2"], check=True, timeout=120)
-    wait_for(lambda: "PD" in queue("%t"))
+    wait_for(lambda: "PD" in queue("%t"), sweep)
     sweep.kill()
     sweep.wait()
     for job in queue("%i"):  # Slurm would wait two minutes
         subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True)
-    again = start(*arguments, cwd=tmp_path)
+    again = start("sweep", *arguments, cwd=tmp_path)
     output, _ = again.communicate(timeout=400)
     assert again.returncode == 0, output
     attempts = [result["attempts"] for result in results_in(tmp_path / "runs/s")]
@@ -139,9 +119,9 @@ def two_nodes():
 @pytest.mark.slow
 def test_ray_takes_a_job_elsewhere_when_its_node_dies(tmp_path, two_nodes):
     address, end_second = two_nodes
-    sweep = start("name=r", "launcher=ray", f"launcher.address={address}", "seed=0,1,2", *LONG,
-                  cwd=tmp_path)  # fmt: skip
-    wait_for(lambda: len(list(tmp_path.glob("runs/r/*/*/checkpoints/last.ckpt"))) == 2)
+    there = ["launcher=ray", f"launcher.address={address}"]
+    sweep = start("sweep", "name=r", *there, "seed=0,1,2", *LONG, cwd=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("runs/r/*/*/checkpoints/last.ckpt"))) == 2, sweep)
     end_second()
     output, _ = sweep.communicate(timeout=400)
     assert sweep.returncode == 0, output

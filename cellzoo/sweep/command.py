@@ -36,7 +36,6 @@ from cellzoo.sweep.search import Interval, RandomSearch
 from cellzoo.sweep.settle import Settler
 from cellzoo.sweep.single import hydra_app, split
 from cellzoo.sweep.status import show as show_standing
-from cellzoo.tasks import tasks
 from cellzoo.train import check
 
 console = Console(highlight=False)
@@ -79,13 +78,37 @@ class Sweep:
     def __init__(self, composer: Composer, overrides: list[str], retry: bool) -> None:
         self.composer, self.overrides, self.retry = composer, overrides, retry
         grid, intervals = composer.plan(overrides)
-        _refuse_sweep_wide(grid)
+        _refuse_sweep_wide(grid, intervals)
         composed: Any = OmegaConf.to_container(composer.compose(next(grid.jobs())))
         self.settings = composed["launcher"]
         self.directory = Path("runs") / composed["name"]
-        self.plan = search_plan(grid, intervals, composed, self.directory)
+        self.plan = self._plan(grid, intervals, composed["search"])
         self.probes = [self._config(each) for each in self.plan.probes()]
-        self._asked: dict[Path, list[tuple[str, ...]]] = {}  # by run; a search may draw one twice
+        self._asked: dict[Path, list[int]] = {}  # jobs by run; a search may draw one twice
+
+    def _plan(
+        self, grid: Plan, intervals: Sequence[Override], settings: Mapping[str, Any]
+    ) -> Plan | RandomSearch:
+        """The plan that `search` makes of a grid and intervals.
+
+        Raises:
+            ConfigError: a search without an interval, or an interval without a search.
+        """
+        name = settings["name"]
+        if name == "grid":
+            if intervals:
+                line = intervals[0].input_line
+                raise ConfigError(f"{line}: a grid has no intervals: say search=random, or optuna")
+            return grid
+        if not intervals:
+            raise ConfigError(
+                f"search={name} wants an interval to search: "
+                "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+            )
+        found = [Interval.of(each) for each in intervals]
+        if name == "random":
+            return RandomSearch(grid, found, settings, self._config)
+        return OptunaSearch(grid, found, settings, self._config, self.directory)
 
     def run(self) -> int:
         """Run what is not done. Returns 0 if all jobs are done, else 1."""
@@ -128,11 +151,11 @@ class Sweep:
             run = str(directory.relative_to(self.directory))
             if line := record.plan(number, run, said):
                 progress.note(line)
-            self._asked.setdefault(directory, []).append(overrides)
+            self._asked.setdefault(directory, []).append(number)
             if directory in seen:
                 progress.same(said, seen[directory])
                 if status(directory) in self._ended:
-                    self.plan.tell(overrides, read_result(directory) or {})
+                    self.plan.tell(number, read_result(directory) or {})
                 continue
             seen[directory] = number
             if status(directory) in self._ended:
@@ -142,7 +165,7 @@ class Sweep:
                 continue
             progress.started()
             engine = settler.engine(config, directory)
-            trial = self.plan.trial(overrides)
+            trial = self.plan.trial(number)
             yield Job(number, said, config, directory, self.directory, engine, trial)
 
     @property
@@ -154,8 +177,8 @@ class Sweep:
     def _tell(self, directory: Path, result: Mapping[str, Any]) -> None:
         """Let the plan know how a run ended."""
         if result["status"] in (*ENDED, "failed", "pruned"):
-            for overrides in self._asked[directory]:
-                self.plan.tell(overrides, result)
+            for number in self._asked[directory]:
+                self.plan.tell(number, result)
 
     def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
         try:
@@ -167,41 +190,16 @@ class Sweep:
         return self.directory / run_path(config)
 
 
-def _refuse_sweep_wide(plan: Plan) -> None:
+def _refuse_sweep_wide(plan: Plan, intervals: Sequence[Override]) -> None:
     """Refuse several values, or Hydra's own, for what is one for the whole sweep."""
-    for axis in plan.axes:
-        key = axis[0].split("=")[0].lstrip("+~")
-        group = key.split(".")[0].split("/")[0]
+    several = {axis[0].split("=")[0]: len(axis) > 1 for axis in plan.axes}
+    several |= {each.get_key_element(): True for each in intervals}
+    for key, many in several.items():
+        group = key.lstrip("+~").split(".")[0].split("/")[0]
         if group == "hydra":
             raise ConfigError(f"{key}: a sweep lies in runs/<name> and has launchers of its own")
-        if len(axis) > 1 and group in ("launcher", "search", "name"):
-            raise ConfigError(f"{key} is one for the whole sweep, not {len(axis)}")
-
-
-def search_plan(
-    grid: Plan, intervals: Sequence[Override], config: Mapping[str, Any], directory: Path
-) -> Plan | RandomSearch:
-    """The plan that `search` makes of a grid and intervals.
-
-    Raises:
-        ConfigError: a search without an interval, or an interval without a search.
-    """
-    settings = config["search"]
-    if settings["name"] == "grid":
-        if intervals:
-            line = intervals[0].input_line
-            raise ConfigError(f"{line}: a grid has no intervals: say search=random, or optuna")
-        return grid
-    if not intervals:
-        raise ConfigError(
-            f"search={settings['name']} wants an interval to search: "
-            "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
-        )
-    mode = tasks[config["task"]["name"]].mode
-    found = [Interval.of(each) for each in intervals]
-    if settings["name"] == "random":
-        return RandomSearch(grid, found, settings, mode)
-    return OptunaSearch(grid, found, settings, mode, directory)
+        if many and group in ("launcher", "search", "name"):
+            raise ConfigError(f"{key} is one for the whole sweep, not several")
 
 
 def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:

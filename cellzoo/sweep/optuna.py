@@ -5,6 +5,7 @@ The studies lie in the sweep's directory, in Optuna's own journal (`optuna-dashb
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,18 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from cellzoo.config import ConfigError
+from cellzoo.config import ConfigError, identity
 from cellzoo.registry import nearest
 from cellzoo.sweep.plan import Plan
-from cellzoo.sweep.search import Interval, RandomSearch
+from cellzoo.sweep.search import Interval, RandomSearch, mean_of
 
 JOURNAL = "optuna.journal"
-SAMPLERS = {
+SAMPLERS = {  # those that need nothing but the trials so far: a sweep goes on as it would have
     "tpe": ("TPESampler", {"constant_liar": True}),  # others' trials are running
-    "random": ("RandomSampler", {}),
-    "qmc": ("QMCSampler", {"scramble": True}),
-    "cmaes": ("CmaEsSampler", {}),
     "gp": ("GPSampler", {}),
+    "random": ("RandomSampler", {}),
 }
 PRUNERS = {
     "median": "MedianPruner",
@@ -47,10 +46,10 @@ class OptunaSearch(RandomSearch):
         grid: Plan,
         intervals: Sequence[Interval],
         settings: Mapping[str, Any],
-        mode: str,
+        config_of: Callable[[Sequence[str]], Mapping[str, Any]],
         directory: Path,
     ) -> None:
-        super().__init__(grid, intervals, settings, mode)
+        super().__init__(grid, intervals, settings, config_of)
         self._optuna = _optuna()
         self.sampler, self.pruner = settings["sampler"], settings["pruner"]
         if self.sampler not in SAMPLERS:
@@ -64,44 +63,58 @@ class OptunaSearch(RandomSearch):
         if self.pruner is not None and self.repeats > 1:
             raise ConfigError("search.pruner ends single runs: it wants one seed for a trial")
         self.prunes = self.pruner is not None
-        self.direction = "maximize" if mode == "max" else "minimize"
         self.journal = directory / JOURNAL
         self._studies: dict[int, Any] = {}
 
-    def trial(self, overrides: tuple[str, ...]) -> dict[str, Any] | None:
+    def trial(self, number: int) -> dict[str, Any] | None:
         """See `RandomSearch.trial`."""
         if not self.prunes:
             return None
-        study, trial = self._trial_of[overrides]
-        journal, name = str(self.journal.resolve()), self._name(study)
+        study, trial = self._places[number - 1]
+        journal, name = str(self.journal.resolve()), self._study(study).study_name
         return {"journal": journal, "study": name, "trial": trial, "pruner": self.pruner}
 
     def ask(self, study: int, trial: int) -> tuple[str, ...]:
         """The overrides of a trial: those that it had before, or those that Optuna proposes."""
         known = self._study(study).get_trials(deepcopy=False)
-        if trial < len(known):
-            values = known[trial].params
-        else:
-            # By the trial's number, so that a sweep that goes on proposes what it would have.
-            kind, options = SAMPLERS[self.sampler]
-            seed = int(np.random.default_rng([self.seed, trial]).integers(2**31))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # some options are called experimental
-                sampler = getattr(self._optuna.samplers, kind)(seed=seed, **options)
-                self._study(study).sampler = sampler
-                values = self._study(study).ask(self._distributions()).params
-        return tuple(each.override(values[each.key]) for each in self.intervals)
+        params = known[trial].params if trial < len(known) else self._propose(study, known)
+        return tuple(each.override(params[each.key]) for each in self.intervals)
 
-    def told(self, study: int, trial: int, value: float | None, result: Mapping[str, Any]) -> None:
+    def told(self, study: int, trial: int, results: Sequence[Mapping[str, Any]]) -> None:
         """Tell Optuna, once."""
         states = self._optuna.trial.TrialState
         if self._study(study).get_trials(deepcopy=False)[trial].state != states.RUNNING:
             return
-        if value is not None:
+        if (value := mean_of(results)) is not None:
             self._study(study).tell(trial, value)
+        elif any(result["status"] == "failed" for result in results):
+            self._study(study).tell(trial, state=states.FAIL)  # says nothing about its values
         else:
-            pruned = result["status"] == "pruned"
-            self._study(study).tell(trial, state=states.PRUNED if pruned else states.FAIL)
+            self._study(study).tell(trial, state=states.PRUNED)  # and what diverged: poor values
+
+    def _propose(self, study: int, known: Sequence[Any]) -> dict[str, Any]:
+        """Values for the trial after those known, by its number, so that a sweep that goes on
+        proposes what it would have. They are kept by one write, whole or not at all.
+        """
+        kind, options = SAMPLERS[self.sampler]
+        seed = int(np.random.default_rng([self.seed, len(known)]).integers(2**31))
+        distributions = self._distributions()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some options are called experimental
+            sampler = getattr(self._optuna.samplers, kind)(seed=seed, **options)
+            scratch = self._optuna.create_study(
+                sampler=sampler, direction=self._study(study).direction
+            )
+            scratch.add_trials(known)
+            params = scratch.ask(distributions).params
+        self._study(study).add_trial(
+            self._optuna.create_trial(
+                state=self._optuna.trial.TrialState.RUNNING,
+                params=params,
+                distributions=distributions,
+            )
+        )
+        return params
 
     def _study(self, number: int) -> Any:
         if number not in self._studies:
@@ -109,20 +122,10 @@ class OptunaSearch(RandomSearch):
             self._studies[number] = self._optuna.create_study(
                 storage=_storage(self.journal),
                 study_name=self._name(number),
-                direction=self.direction,
+                direction="maximize" if self.mode(number) == "max" else "minimize",
                 load_if_exists=True,
             )
-            self._check_same(number)
         return self._studies[number]
-
-    def _check_same(self, number: int) -> None:
-        """Refuse to go on with a study of other intervals."""
-        now = self._distributions()
-        for trial in self._studies[number].get_trials(deepcopy=False):
-            if trial.distributions != now:
-                raise ConfigError(
-                    f"{self.journal} holds a search of other intervals: choose another name="
-                )
 
     def _distributions(self) -> dict[str, Any]:
         kinds = self._optuna.distributions
@@ -134,7 +137,10 @@ class OptunaSearch(RandomSearch):
         }
 
     def _name(self, number: int) -> str:
-        return self._study_axes.said(self.studies[number]) or "all"
+        """Where it lies in the grid, and a hash: with other values or intervals it is another."""
+        facts = [identity(self.config(number)), *map(repr, self.intervals), *self._seeds.jobs()]
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+        return " ".join(filter(None, (self._points.said(self.studies[number]), digest)))
 
 
 def pruner(trial: Mapping[str, Any]) -> Callable[[int, float], bool]:
@@ -150,6 +156,8 @@ def pruner(trial: Mapping[str, Any]) -> Callable[[int, float], bool]:
         pruner=getattr(optuna.pruners, PRUNERS[trial["pruner"]])(),
     )
     known = study.get_trials(deepcopy=False)[trial["trial"]]
+    if known.state.is_finished():  # the run failed, and is tried again
+        return lambda epoch, value: False
     mine = optuna.trial.Trial(study, known._trial_id)
 
     def report(epoch: int, value: float) -> bool:

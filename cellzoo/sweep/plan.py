@@ -60,11 +60,11 @@ class Plan:
         swept = (o for o, axis in zip(overrides, self.axes, strict=True) if len(axis) > 1)
         return " ".join(swept)
 
-    def trial(self, overrides: tuple[str, ...]) -> dict[str, Any] | None:
-        """What a search wants a job's process to know; a grid, nothing."""
+    def trial(self, number: int) -> dict[str, Any] | None:
+        """What a search wants a job's process to know, by its number from 1 on; a grid, nothing."""
         return None
 
-    def tell(self, overrides: tuple[str, ...], result: Mapping[str, Any]) -> None:
+    def tell(self, number: int, result: Mapping[str, Any]) -> None:
         """Take in how a job ended; a grid goes on as it would."""
 
     def best(self) -> list[str]:

@@ -7,7 +7,7 @@ for every point of the grid, so that cells are compared at the same draws, and f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from cellzoo.config import ConfigError
 from cellzoo.sweep.plan import Plan
+from cellzoo.tasks import tasks
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Interval:
         if unknown := value.tags - {"log"}:
             raise ConfigError(f"{line}: an interval's tag is log, not {', '.join(unknown)}")
         low, high = value.start, value.end
-        if low is None or high is None or not low < high:
-            raise ConfigError(f"{line}: interval(low,high) wants low below high")
+        if low is None or high is None or not -math.inf < low < high < math.inf:
+            raise ConfigError(f"{line}: interval(low,high) wants low below high, both finite")
         log = "log" in value.tags
         if log and low <= 0:
             raise ConfigError(f"{line}: the logarithm wants an interval above 0")
@@ -61,9 +62,8 @@ class Interval:
             value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         else:
             value = low + share * (high - low)
-        if self.whole:
-            return min(math.floor(value), int(self.high))
-        return min(max(float(f"{value:.6g}"), self.low), self.high)  # as it is written
+        value = math.floor(value) if self.whole else float(f"{value:.6g}")  # as it is written
+        return min(max(value, self.low), self.high)
 
     def override(self, value: float) -> str:
         """This value of the key."""
@@ -77,13 +77,21 @@ class RandomSearch:
         grid: what the other overrides give.
         intervals: what is searched.
         settings: the config's `search`.
-        mode: "min" or "max", what the task's monitored metric is better for being.
+        config_of: the config that overrides give.
+
+    Attributes:
+        studies: the points of the grid, seeds aside: each has trials of its own.
+        repeats: how many runs a trial is: one for each seed.
     """
 
     prunes = False
 
     def __init__(
-        self, grid: Plan, intervals: Sequence[Interval], settings: Mapping[str, Any], mode: str
+        self,
+        grid: Plan,
+        intervals: Sequence[Interval],
+        settings: Mapping[str, Any],
+        config_of: Callable[[Sequence[str]], Mapping[str, Any]],
     ) -> None:
         self.trials, self.seed = settings["trials"], settings["seed"]
         for key, least in (("trials", 1), ("seed", 0)):
@@ -93,22 +101,16 @@ class RandomSearch:
                     f"search.{key} must be a whole number from {least} on, not {value!r}"
                 )
         self.intervals = list(intervals)
-        self.sign = 1 if mode == "max" else -1
+        self.config_of = config_of
         self._grid = grid
-        self._seeds = [axis for axis in grid.axes if axis[0].startswith("seed=")]
-        self._study_axes = Plan(tuple(axis for axis in grid.axes if axis not in self._seeds))
-        self._trial_of: dict[tuple[str, ...], tuple[int, int]] = {}
-        self._values: dict[tuple[int, int], list[float | None]] = {}
-
-    @property
-    def studies(self) -> list[tuple[str, ...]]:
-        """The points of the grid, seeds aside: each has trials of its own."""
-        return list(self._study_axes.jobs())
-
-    @property
-    def repeats(self) -> int:
-        """How many runs a trial is."""
-        return len(self._seeds[0]) if self._seeds else 1
+        seeds = tuple(axis for axis in grid.axes if axis[0].startswith("seed="))
+        self._seeds = Plan(seeds)
+        self._points = Plan(tuple(axis for axis in grid.axes if axis not in seeds))
+        self.studies = list(self._points.jobs())
+        self.repeats = self._seeds.total
+        self._places: list[tuple[int, int]] = []  # of each job: its study and its trial
+        self._values: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._results: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
 
     @property
     def total(self) -> int:
@@ -117,22 +119,27 @@ class RandomSearch:
 
     def jobs(self) -> Iterator[tuple[str, ...]]:
         """Every job's overrides, trial by trial."""
-        seeds = Plan(tuple(self._seeds))
         for trial in range(self.trials):
             for study, point in enumerate(self.studies):
-                values = self.ask(study, trial)
-                for seed in seeds.jobs():
-                    overrides = (*point, *values, *seed)
-                    self._trial_of[overrides] = study, trial
-                    yield overrides
+                values = self._values[study, trial] = self.ask(study, trial)
+                for seed in self._seeds.jobs():
+                    self._places.append((study, trial))
+                    yield (*point, *values, *seed)
 
     def probes(self) -> Iterator[tuple[str, ...]]:
         """Jobs that have every value, and both ends of the intervals, once."""
-        low = tuple(each.override(each.low) for each in self.intervals)
-        high = tuple(each.override(each.high) for each in self.intervals)
+        low, high = self.ends
         points = list(self._grid.probes())
         yield (*points[0], *high)
         yield from ((*point, *low) for point in points)
+
+    @property
+    def ends(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The overrides with the lowest values, and those with the highest."""
+        return (
+            tuple(each.override(each.low) for each in self.intervals),
+            tuple(each.override(each.high) for each in self.intervals),
+        )
 
     def said(self, overrides: Sequence[str]) -> str:
         """What sets a job apart."""
@@ -140,7 +147,7 @@ class RandomSearch:
         searched = {each.key for each in self.intervals}
         return " ".join(o for o in overrides if o in several or o.split("=")[0] in searched)
 
-    def trial(self, overrides: tuple[str, ...]) -> dict[str, Any] | None:
+    def trial(self, number: int) -> dict[str, Any] | None:
         """What a job's process must know to report its curve; None where nobody asks for it."""
         return None
 
@@ -152,39 +159,52 @@ class RandomSearch:
             for each, share in zip(self.intervals, shares, strict=True)
         )
 
-    def tell(self, overrides: tuple[str, ...], result: Mapping[str, Any]) -> None:
-        """Take a result in."""
-        place = self._trial_of[overrides]
-        values = self._values.setdefault(place, [])
-        values.append(
-            result["metrics"].get(result["monitor"]) if result["status"] == "done" else None
-        )
-        if len(values) == self.repeats:
-            self.told(*place, self._mean(place), result)
+    def tell(self, number: int, result: Mapping[str, Any]) -> None:
+        """Take in how a job ended."""
+        place = self._places[number - 1]
+        results = self._results.setdefault(place, [])
+        results.append(result)
+        if len(results) == self.repeats:
+            self.told(*place, results)
 
-    def told(self, study: int, trial: int, value: float | None, result: Mapping[str, Any]) -> None:
-        """A trial is complete: the mean of its runs, or None where one has no value."""
-
-    def _mean(self, place: tuple[int, int]) -> float | None:
-        values = self._values[place]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == self.repeats else None
+    def told(self, study: int, trial: int, results: Sequence[Mapping[str, Any]]) -> None:
+        """All runs of a trial have ended."""
 
     def best(self) -> list[str]:
         """For each study, the best trial by validation, in a line."""
         lines = []
-        overrides_of = {place: overrides for overrides, place in self._trial_of.items()}
         for study, point in enumerate(self.studies):
-            means = {t: self._mean((s, t)) for s, t in self._values if s == study}
-            complete = {trial: mean for trial, mean in means.items() if mean is not None}
-            if not complete:
+            ended = {
+                t: found
+                for (s, t), found in self._results.items()
+                if s == study and len(found) == self.repeats
+            }
+            means = {t: mean for t, found in ended.items() if (mean := mean_of(found)) is not None}
+            if not means:
                 continue
-            trial = max(complete, key=lambda t: self.sign * complete[t])
-            searched = {each.key for each in self.intervals}
-            values = [o for o in overrides_of[study, trial] if o.split("=")[0] in searched]
-            where = self._study_axes.said(point)
+            sign = 1 if self.mode(study) == "max" else -1
+            trial = max(means, key=lambda t: sign * means[t])
+            where = self._points.said(point)
             lines.append(
-                f"best{f' of {where}' if where else ''}: {' '.join(values)}  "
-                f"{complete[trial]:.4g} by validation, trial {trial + 1} of {len(means)}"
+                f"best{f' of {where}' if where else ''}: {' '.join(self._values[study, trial])}  "
+                f"{means[trial]:.4g} by validation, trial {trial + 1} of {len(ended)}"
             )
         return lines
+
+    def mode(self, study: int) -> str:
+        """ "min" or "max": what a study's monitored metric is better for being."""
+        return tasks[self.config(study)["task"]["name"]].mode
+
+    def config(self, study: int) -> Mapping[str, Any]:
+        """A study's config, with the lowest values and the first seed."""
+        return self.config_of((*self.studies[study], *self.ends[0], *next(self._seeds.jobs())))
+
+
+def mean_of(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """A trial's value: the mean of its runs' monitored metric; None where one has none."""
+    values = [
+        result["metrics"].get(result["monitor"]) if result["status"] == "done" else None
+        for result in results
+    ]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

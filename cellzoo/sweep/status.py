@@ -74,7 +74,7 @@ def show(directory: Path) -> None:
     """Print how a sweep stands."""
     now = standing(directory)
     table = Table("cell", box=None, pad_edge=False)
-    together = sum(now.by_cell.values(), Counter())
+    together: Counter[str] = sum(now.by_cell.values(), Counter())
     shown = [each for each in COLUMNS if each != "pruned" or together["pruned"]]
     for heading in shown:
         table.add_column(heading, justify="right")
@@ -85,8 +85,8 @@ def show(directory: Path) -> None:
     for run, reason in now.reasons.items():
         console.print(f"failed: {escape(run)}: {escape(reason)}", soft_wrap=True)
     if now.others:
-        counts = ", ".join(f"{number} {each}" for each, number in now.others.items())
-        console.print(f"from earlier commands, beside these: {counts}")
+        others = ", ".join(f"{number} {each}" for each, number in now.others.items())
+        console.print(f"from earlier commands, beside these: {others}")
     console.print(_outlook(now, together))
 
 
