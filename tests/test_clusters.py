@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, as_a_user, assert_refused, result_of, results_in, start, wait_for
 
-ARGUMENTS = [*TINY, "cell=lstm,elman", "seed=0,1"]
+ARGUMENTS = [*TINY, "seed=0,1"]
 LONG = ["task=digits", "hidden_size=16", "trainer.max_epochs=40", "logger=files", "save_every=0.2"]
 
 
@@ -57,14 +57,14 @@ def test_slurms_jobs_by_processes_in_its_place(tmp_path):
     ):
         assert mine["metrics"] == theirs["metrics"]
     again = as_a_user("sweep", *local, cwd=tmp_path)
-    assert "4 had ended before" in again.stdout
+    assert "2 had ended before" in again.stdout
 
 
 @pytest.mark.slow
 def test_a_job_that_is_killed_is_tried_again(tmp_path):
     pytest.importorskip("submitit")
     local = ["launcher=slurm", "launcher.cluster=local", "launcher.poll=0.2"]
-    sweep = start("sweep", "name=s", *local, *LONG, cwd=tmp_path)
+    sweep = start("sweep", "name=s", *local, *LONG, "trainer.max_epochs=12", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/s/*/*/checkpoints/last.ckpt")), sweep)
     (process,) = job_processes(tmp_path)
     os.kill(process, signal.SIGKILL)

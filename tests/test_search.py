@@ -153,7 +153,14 @@ def test_draws_depend_on_the_seed_and_the_trial_alone(plan):
 )
 def test_configs_are_those_that_hydra_composes(searched, grid, seed):
     store_choices()
-    overrides = ["search=random", "search.trials=2", f"search.seed={seed}", grid, *searched]
+    overrides = [
+        "name=s",
+        "search=random",
+        "search.trials=2",
+        f"search.seed={seed}",
+        grid,
+        *searched,
+    ]
     with composer() as it:
         for job in Sweep(it, overrides, False).plan.jobs():
             mine, hydras = it.compose(job), compose("config", list(job))
