@@ -60,6 +60,7 @@ class Schema:
     trainer: Any = None
     logger: Any = None
     launcher: Any = None
+    search: Any = None
     early_stopping: Any = None
     data: Any = None
     wandb: Any = None
@@ -206,7 +207,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items() if key not in ("hydra",)}
-    for key in ("experiment", "launcher"):  # the one is among the others, the other a sweep's
+    for key in ("experiment", "launcher", "search"):  # among the others; a sweep's
         settings.pop(key, None)
     if settings["budget"] is None:  # a run without one is the run that it was before there were
         del settings["budget"]

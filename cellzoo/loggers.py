@@ -218,4 +218,4 @@ def _end_wandb(run: Any, result: Mapping[str, Any]) -> None:
     run.summary.update(summary)
     keys = ("status", "reason", "step", "seconds", "steps", "monitor", "mode")
     run.config.update({key: result[key] for key in keys}, allow_val_change=True)
-    run.finish(exit_code=0 if result["status"] == "done" else 1)
+    run.finish(exit_code=0 if result["status"] in ("done", "pruned") else 1)

@@ -117,7 +117,7 @@ def say(directory: Path, rank: int, outcome: Mapping[str, Any]) -> None:
 
 
 def end_with_parent() -> None:
-    """For a rank other than the first: end where the process that started it is gone."""
+    """End, from now on, where the process that started this one is gone."""
     parent = os.getppid()
 
     def watch() -> None:

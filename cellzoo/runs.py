@@ -29,7 +29,7 @@ from cellzoo.model import SequenceModel
 from cellzoo.plugins import only
 from cellzoo.rnn import RNN
 
-Status = Literal["left", "running", "interrupted", "done", "diverged", "failed"]
+Status = Literal["left", "running", "interrupted", "done", "diverged", "pruned", "failed"]
 ENDED = ("done", "diverged")  # there is nothing left to do
 LOCK = ".lock"  # held by the process that runs
 RESERVE = ".reserve"  # space for how a run ended, where the disk is full
@@ -85,7 +85,8 @@ def status(directory: Path) -> Status:
 
     "left" (nothing began here), "running" (a process holds it now), "interrupted" (a process
     was stopped or killed: the run goes on from its last checkpoint), "done", "diverged" (a loss
-    or gradient was not finite: never retried) or "failed" (the reason is in result.json).
+    or gradient was not finite: never retried), "pruned" (a search ended it early) or "failed" (the
+    reason is in result.json).
 
     Raises:
         RunError: result.json cannot be read.

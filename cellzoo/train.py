@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cellzoo.config import check_values, identity, ranks
 from cellzoo.learner import DivergedError, Learner
 from cellzoo.locks import hold
 from cellzoo.loggers import RunLogger, global_rank, is_main_process
+from cellzoo.prune import Prune, PrunedError
 from cellzoo.ranks import Ranks, end_with_parent, say
 from cellzoo.runs import ENDED, LOCK, build_model, free_space, read_result, write_result
 from cellzoo.stop import Stop, Terminated, noting_sigterm
@@ -51,6 +52,7 @@ def train(
     progress: bool = True,
     reraise: bool = False,
     engine: str | None = None,
+    prune: Callable[[int, float], bool] | None = None,
 ) -> dict[str, Any]:
     """Train, validate and test one model; what happened is in the run's directory.
 
@@ -65,17 +67,19 @@ def train(
         progress: whether to show a progress bar.
         reraise: whether an exception goes on once it is recorded.
         engine: what "auto" was settled to be (`settle_engine`).
+        prune: told each validation's epoch and monitored metric, says whether to end the run.
 
     Returns:
         The result as in result.json. Its status is "done"; "diverged" where a loss or gradient
-        was not finite; or "failed", with the reason, where anything else went wrong.
+        was not finite; "pruned" where `prune` ended it; or "failed", with the reason, where
+        anything else went wrong.
 
     Raises:
         LockedError: another process runs it.
         RunError: the directory holds another run, or this one done or diverged.
         KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM came. The status is "interrupted".
     """
-    run = _Run(config, directory, group, progress, engine)
+    run = _Run(config, directory, group, progress, engine, prune)
     return run.lead(reraise) if is_main_process() else run.follow()
 
 
@@ -134,7 +138,9 @@ class _Run:
         group: str | None,
         progress: bool,
         engine: str | None,
+        prune: Callable[[int, float], bool] | None,
     ) -> None:
+        self.prune = prune
         self.config = config
         self.directory = directory
         self.group = group
@@ -262,6 +268,8 @@ class _Run:
         early = self.config["early_stopping"]
         if early["patience"] is not None:
             callbacks.append(EarlyStopping(task.monitor, mode=task.mode, **early))
+        if self.prune is not None:
+            callbacks.append(Prune(self.prune, task.monitor))
         if self.progress:
             callbacks.append(RichProgressBar(leave=False))
         trainer = Trainer(
@@ -297,6 +305,8 @@ class _Run:
             outcome = {"status": "interrupted", "reason": CTRL_C}
         elif stop.asked:
             outcome = {"status": "interrupted", "reason": SIGTERM}
+        elif isinstance(error, PrunedError):
+            outcome = {"status": "pruned", "reason": str(error)}
         elif isinstance(error, DivergedError):
             outcome = {"status": "diverged", "reason": str(error), "step": error.step}
         else:

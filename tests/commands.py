@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cellzoo.cli import main
@@ -75,3 +77,24 @@ def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
         text=True,
         timeout=300,
     )
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """A command as `as_a_user` runs it, that goes on while the test does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cellzoo", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds, while a process runs."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -523,9 +523,10 @@ def test_versions_of_an_edited_cell_are_told_apart(tmp_path):
     assert cells == {"mine@aaaaaa": 2, "mine@bbbbbb": 2, "lstm": 2}
 
 
-def test_an_interrupted_run_says_nothing_about_its_cell(tmp_path):
+@pytest.mark.parametrize("status", ["running", "interrupted", "pruned"])
+def test_an_unfinished_run_says_nothing_about_its_cell(tmp_path, status):
     make_run(tmp_path, cell="lstm", seed=0)
-    make_run(tmp_path, cell="lstm", seed=1, status="interrupted", result={"reason": "SIGTERM"})
+    make_run(tmp_path, cell="lstm", seed=1, status=status)
     said = io.StringIO()
     (table,) = compare(tmp_path, draw=False, console=Console(file=said, width=100)).tables
     assert table.rows[["n", "diverged", "failed"]].iloc[0].tolist() == [1, 0, 0]

@@ -15,7 +15,8 @@ from cellzoo.compare.errors import CompareError, unknown
 from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
 
 CODE = "plugins.cell.sha256"  # of a cell that is not cellzoo's own
-STATUSES = ("running", "interrupted", "done", "diverged", "failed")
+STATUSES = ("running", "interrupted", "done", "diverged", "pruned", "failed")
+UNFINISHED = ("running", "interrupted", "pruned")  # which say nothing about their cells
 ALWAYS = ("status", "cell", "init", "task", "hidden_size", "seed")
 WHEN_DONE = ("parameters", "seconds", "metrics", "monitor", "mode")
 

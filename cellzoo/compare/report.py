@@ -15,7 +15,7 @@ from cellzoo.compare.baseline import baseline_values
 from cellzoo.compare.errors import CompareError, unknown
 from cellzoo.compare.groups import Group, group_runs, one_monitor, require, split_tasks
 from cellzoo.compare.keys import resolve
-from cellzoo.compare.read import read_curves, read_runs
+from cellzoo.compare.read import UNFINISHED, read_curves, read_runs
 from cellzoo.compare.select import select_runs
 from cellzoo.compare.table import Table, build_table, print_table
 from cellzoo.files import write_whole
@@ -86,7 +86,7 @@ def compare(
     drawn: list[Path] = []
     tasks = split_tasks(runs, besides=(*by, select) if select else by)
     for task, of_task in tasks.items():
-        finished = of_task[~of_task["status"].isin(("running", "interrupted"))]
+        finished = of_task[~of_task["status"].isin(UNFINISHED)]
         unfinished = len(of_task) - len(finished)
         if not (finished["status"] == "done").any():
             console.print(f"{task}: none of {len(of_task)} runs is done", markup=False)

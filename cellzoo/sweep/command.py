@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,9 +28,11 @@ from cellzoo.config import (
 from cellzoo.runs import ENDED, read_result, status
 from cellzoo.sweep.job import Job
 from cellzoo.sweep.launcher import Launcher, launcher_class
+from cellzoo.sweep.optuna import OptunaSearch
 from cellzoo.sweep.plan import Composer, Plan, composer
 from cellzoo.sweep.progress import Progress
 from cellzoo.sweep.record import Record, open_record
+from cellzoo.sweep.search import Interval, RandomSearch
 from cellzoo.sweep.settle import Settler
 from cellzoo.sweep.single import hydra_app, split
 from cellzoo.sweep.status import show as show_standing
@@ -55,7 +58,7 @@ def many(arguments: list[str], debug: bool) -> int:
     with composer(extra) as compose:
         if not flags:
             return Sweep(compose, overrides, retry is not None).run()
-        first = next(compose.plan(overrides).jobs())
+        first = next(compose.plan(overrides)[0].jobs())
     hydra_app(lambda config: None, [*first, *flags])  # help, and the like
     return 0
 
@@ -74,12 +77,38 @@ class Sweep:
 
     def __init__(self, composer: Composer, overrides: list[str], retry: bool) -> None:
         self.composer, self.overrides, self.retry = composer, overrides, retry
-        self.plan = composer.plan(overrides)
-        _refuse_sweep_wide(self.plan)
-        first = next(self.plan.jobs())
-        self.first = self._config(first)
-        self.settings: Any = OmegaConf.to_container(self.composer.compose(first).launcher)
-        self.directory = Path("runs") / self.first["name"]
+        grid, intervals = composer.plan(overrides)
+        _refuse_sweep_wide(grid, intervals)
+        composed: Any = OmegaConf.to_container(composer.compose(next(grid.jobs())))
+        self.settings = composed["launcher"]
+        self.directory = Path("runs") / composed["name"]
+        self.plan = self._plan(grid, intervals, composed["search"])
+        self.first = self._config(next(self.plan.probes()))
+        self._asked: dict[Path, list[int]] = {}  # jobs by run; a search may draw one twice
+
+    def _plan(
+        self, grid: Plan, intervals: Sequence[Override], settings: Mapping[str, Any]
+    ) -> Plan | RandomSearch:
+        """The plan that `search` makes of a grid and intervals.
+
+        Raises:
+            ConfigError: a search without an interval, or an interval without a search.
+        """
+        name = settings["name"]
+        if name == "grid":
+            if intervals:
+                line = intervals[0].input_line
+                raise ConfigError(f"{line}: a grid has no intervals: say search=random, or optuna")
+            return grid
+        if not intervals:
+            raise ConfigError(
+                f"search={name} wants an interval to search: "
+                "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+            )
+        found = [Interval.of(each) for each in intervals]
+        if name == "random":
+            return RandomSearch(grid, found, settings, self._config)
+        return OptunaSearch(grid, found, settings, self._config, self.directory)
 
     def run(self) -> int:
         """Run what is not done. Returns 0 if all jobs are done, else 1."""
@@ -104,7 +133,10 @@ class Sweep:
             record.add(slots=launcher.slots, launcher=description)
             for outcome in launcher.run(self._jobs(record, settler, progress)):
                 progress.ended(outcome)
+                self._tell(outcome.job.directory, outcome.result)
         progress.tally()
+        for line in self.plan.best():
+            console.print(escape(line), soft_wrap=True)
         console.print(f"compare them: cellzoo compare {escape(str(self.directory))}")
         return 0 if progress.all_done else 1
 
@@ -118,17 +150,34 @@ class Sweep:
             run = str(directory.relative_to(self.directory))
             if line := record.plan(number, run, said):
                 progress.note(line)
+            self._asked.setdefault(directory, []).append(number)
             if directory in seen:
                 progress.same(said, seen[directory])
+                if status(directory) in self._ended:
+                    self.plan.tell(number, read_result(directory) or {})
                 continue
             seen[directory] = number
-            standing = status(directory)
-            if standing in ENDED or (standing == "failed" and not self.retry):
-                progress.ended_before(read_result(directory) or {})
+            if status(directory) in self._ended:
+                result = read_result(directory) or {}
+                progress.ended_before(result)
+                self._tell(directory, result)
                 continue
             progress.started()
             engine = settler.engine(config, directory)
-            yield Job(number, said, config, directory, self.directory, engine)
+            trial = self.plan.trial(number)
+            yield Job(number, said, config, directory, self.directory, engine, trial)
+
+    @property
+    def _ended(self) -> set[str]:
+        """The statuses of runs that there is nothing to do for."""
+        again = () if self.retry else ("failed",)
+        return {*ENDED, *again, *(("pruned",) if self.plan.prunes else ())}
+
+    def _tell(self, directory: Path, result: Mapping[str, Any]) -> None:
+        """Let the plan know how a run ended."""
+        if result["status"] in (*ENDED, "failed", "pruned"):
+            for number in self._asked[directory]:
+                self.plan.tell(number, result)
 
     def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
         try:
@@ -140,15 +189,16 @@ class Sweep:
         return self.directory / run_path(config)
 
 
-def _refuse_sweep_wide(plan: Plan) -> None:
+def _refuse_sweep_wide(plan: Plan, intervals: Sequence[Override]) -> None:
     """Refuse several values, or Hydra's own, for what is one for the whole sweep."""
-    for axis in plan.axes:
-        key = axis[0].split("=")[0].lstrip("+~")
-        group = key.split(".")[0].split("/")[0]
+    several = {axis[0].split("=")[0]: len(axis) > 1 for axis in plan.axes}
+    several |= {each.get_key_element(): True for each in intervals}
+    for key, many in several.items():
+        group = key.lstrip("+~").split(".")[0].split("/")[0]
         if group == "hydra":
             raise ConfigError(f"{key}: a sweep lies in runs/<name> and has launchers of its own")
-        if len(axis) > 1 and group in ("launcher", "name"):
-            raise ConfigError(f"{key} is one for the whole sweep, not {len(axis)}")
+        if many and group in ("launcher", "search", "name"):
+            raise ConfigError(f"{key} is one for the whole sweep, not several")
 
 
 def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:

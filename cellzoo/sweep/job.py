@@ -19,7 +19,9 @@ from cellzoo.config import plugged
 from cellzoo.files import write_whole
 from cellzoo.locks import LockedError
 from cellzoo.plugins import code_hash, source_of
+from cellzoo.ranks import end_with_parent
 from cellzoo.runs import RunError
+from cellzoo.sweep.optuna import pruner
 from cellzoo.train import train
 
 LOCKED = 75  # exit status: another process runs there (EX_TEMPFAIL)
@@ -36,6 +38,7 @@ class Job:
         directory: the run's own.
         sweep: the sweep's directory.
         engine: what engine=auto was settled to be.
+        trial: what a search wants its process to know (`optuna.pruner`).
     """
 
     number: int
@@ -44,6 +47,7 @@ class Job:
     directory: Path
     sweep: Path
     engine: str | None
+    trial: Mapping[str, Any] | None = None
 
     @property
     def run(self) -> str:
@@ -66,6 +70,7 @@ class Job:
             "directory": str(self.directory.resolve()),
             "group": self.sweep.name,
             "engine": self.engine,
+            "trial": self.trial,
             "config": self.config,
         }
         write_whole(self.order, lambda path: path.write_text(json.dumps(order, indent=1)))
@@ -86,6 +91,7 @@ def run_order(path: Path) -> int:
     order = json.loads(path.read_text())
     try:
         check_code(order["config"])
+        prune = pruner(order["trial"]) if order["trial"] else None
         train(
             order["config"],
             Path(order["directory"]),
@@ -93,6 +99,7 @@ def run_order(path: Path) -> int:
             progress=False,
             reraise=True,
             engine=order["engine"],
+            prune=prune,
         )
     except LockedError as error:
         print(f"cellzoo: {error}", file=sys.stderr)
@@ -119,7 +126,8 @@ def check_code(config: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run the order that the command line names."""
+    """Run the order that the command line names; end where who started it is gone."""
+    end_with_parent()
     return run_order(Path(sys.argv[1]))
 
 

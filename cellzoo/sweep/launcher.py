@@ -27,6 +27,8 @@ STOPPED = {130: signal.SIGINT, 143: signal.SIGTERM}  # exit statuses of runs tha
 LAUNCHERS = {
     "pool": "cellzoo.sweep.pool:Pool",
     "inprocess": "cellzoo.sweep.inprocess:InProcess",
+    "slurm": "cellzoo.sweep.slurm:Slurm",
+    "ray": "cellzoo.sweep.ray:Ray",
 }
 
 
@@ -113,7 +115,7 @@ def judge(job: Job, code: int, before: int | None) -> Verdict:
         return Verdict(again=_last_line(job) or "another process runs it")
     new = written(job.directory) != before
     result = read_result(job.directory) if new else None
-    if result is not None and result["status"] in (*ENDED, "failed"):
+    if result is not None and result["status"] in (*ENDED, "pruned", "failed"):
         lack = any(sign in str(result["reason"]) for sign in OUT_OF_MEMORY)
         return Verdict(again=result["reason"]) if lack else Verdict(result)
     if code < 0 or code in STOPPED:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -40,6 +41,8 @@ class Plan:
         """How many jobs there are."""
         return math.prod(len(axis) for axis in self.axes)
 
+    prunes = False  # whether it ends poor runs early
+
     def jobs(self) -> Iterator[tuple[str, ...]]:
         """Every job's overrides."""
         return itertools.product(*self.axes)
@@ -56,6 +59,17 @@ class Plan:
         """What sets a job apart: its overrides of the keys with several values."""
         swept = (o for o, axis in zip(overrides, self.axes, strict=True) if len(axis) > 1)
         return " ".join(swept)
+
+    def trial(self, number: int) -> dict[str, Any] | None:
+        """What a search wants a job's process to know, by its number from 1 on; a grid, nothing."""
+        return None
+
+    def tell(self, number: int, result: Mapping[str, Any]) -> None:
+        """Take in how a job ended; a grid goes on as it would."""
+
+    def best(self) -> list[str]:
+        """What a search found, in lines; a grid is for `cellzoo compare`."""
+        return []
 
 
 class Composer:
@@ -74,13 +88,14 @@ class Composer:
         self._groups = lru_cache(256)(self._hydra)
         self._is_group = lru_cache(256)(lambda key: bool(self._loader.get_group_options(key)))
 
-    def plan(self, overrides: Sequence[str]) -> Plan:
-        """Read the overrides of a command line.
+    def plan(self, overrides: Sequence[str]) -> tuple[Plan, list[Override]]:
+        """Read the overrides of a command line: the grid, and the intervals to search.
 
         Raises:
             ConfigError: one that cannot be parsed, or that has no values to go through.
         """
         axes: dict[str, tuple[str, ...]] = {}
+        intervals: dict[str, Override] = {}
         for override in map(self._parsed, overrides):
             override.config_loader = self._loader  # for glob(…)
             key = override.get_key_element()
@@ -89,10 +104,13 @@ class Composer:
             elif override.is_discrete_sweep():
                 axes[key] = tuple(f"{key}={value}" for value in override.sweep_string_iterator())
             else:
-                raise ConfigError(f"{override.input_line}: an interval has no values to go through")
+                axes.pop(key, None)
+                intervals[key] = override
+                continue
+            intervals.pop(key, None)
             if not axes[key]:
                 raise ConfigError(f"{override.input_line}: nothing matches")
-        return Plan(tuple(axes.values()))
+        return Plan(tuple(axes.values())), list(intervals.values())
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config that Hydra's compose gives for these overrides.

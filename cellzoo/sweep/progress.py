@@ -18,7 +18,7 @@ from rich.text import Text
 from cellzoo.sweep.launcher import Outcome
 from cellzoo.sweep.single import said_of
 
-STATUSES = ("done", "diverged", "failed")
+STATUSES = ("done", "diverged", "pruned", "failed")
 
 
 class Progress:
@@ -84,12 +84,13 @@ class Progress:
             self.note(f"{self.before} had ended before")
         table = Table(box=None, pad_edge=False)
         table.add_column("cell")
-        for status in STATUSES:
+        together = sum(self.by_cell.values(), Counter())
+        shown = [each for each in STATUSES if each != "pruned" or together["pruned"]]
+        for status in shown:
             table.add_column(status, justify="right")
         for cell, counts in sorted(self.by_cell.items()):
-            table.add_row(cell, *(str(counts[status]) for status in STATUSES))
-        together = sum(self.by_cell.values(), Counter())
-        table.add_row("all", *(str(together[status]) for status in STATUSES))
+            table.add_row(cell, *(str(counts[status]) for status in shown))
+        table.add_row("all", *(str(together[status]) for status in shown))
         self.console.print(table)
         for reason, number in sorted(self.reasons.items()):
             times = f" ({number} jobs)" if number > 1 else ""
@@ -98,7 +99,7 @@ class Progress:
     @property
     def all_done(self) -> bool:
         """Whether no job ended otherwise than done."""
-        return all(set(+counts) <= {"done"} for counts in self.by_cell.values())
+        return all(set(+counts) <= {"done", "pruned"} for counts in self.by_cell.values())
 
     def _count(self, result: Mapping[str, Any]) -> None:
         self.by_cell.setdefault(result["cell"], Counter())[result["status"]] += 1

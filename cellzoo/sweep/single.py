@@ -112,7 +112,7 @@ def hydra_app(job: Callable[[DictConfig], None], arguments: list[str]) -> None:
             names = [each.split("=", 1)[1] for each in overrides if each.startswith("name=")]
             unused += [Path("runs") / name for name in names]
             with composer() as compose:
-                first = next(compose.plan(overrides).jobs())
+                first = next(compose.plan(overrides)[0].jobs())
                 raise ConfigError(explain(error, compose.keys(first))) from error
         finally:
             sys.argv = command_line

@@ -19,7 +19,7 @@ from cellzoo.runs import RunError, read_result, status
 from cellzoo.sweep.record import read_attempts, read_commands, read_planned
 
 console = Console(highlight=False)
-COLUMNS = ("done", "running", "diverged", "failed", "left")
+COLUMNS = ("done", "running", "diverged", "pruned", "failed", "left")
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,13 @@ def show(directory: Path) -> None:
     """Print how a sweep stands."""
     now = standing(directory)
     table = Table("cell", box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
+    together: Counter[str] = sum(now.by_cell.values(), Counter())
+    shown = [each for each in COLUMNS if each != "pruned" or together["pruned"]]
+    for heading in shown:
+        table.add_column(heading, justify="right")
     for cell, counts in now.by_cell.items():
-        table.add_row(cell or "(not yet composed)", *(str(counts[each]) for each in COLUMNS))
-    together = sum(now.by_cell.values(), Counter())
-    table.add_row("all", *(str(together[each]) for each in COLUMNS))
+        table.add_row(cell or "(not yet composed)", *(str(counts[each]) for each in shown))
+    table.add_row("all", *(str(together[each]) for each in shown))
     console.print(table)
     for run, reason in now.reasons.items():
         console.print(f"failed: {escape(run)}: {escape(reason)}", soft_wrap=True)
