@@ -172,7 +172,7 @@ def test_an_sru_whose_gates_see_no_state_is_the_first_version(sizes):
     first = make("sru_v1", *sizes, activation="identity")
     share(late, first, {g: g for g in "nfr"})
     if sizes == (3, 4):
-        put(first, weight_skip=late.weight_skip_l0)
+        put(first, weight_fit=late.weight_fit_l0)
     assert_differ(late, first)
     put(late, weight_hh_c_diagonal=0.0)
     assert_alike(late, first)
