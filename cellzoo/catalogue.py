@@ -6,7 +6,7 @@ import argparse
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -45,14 +45,32 @@ def show_cells(arguments: list[str]) -> int:
     if said.markdown:
         _print_markdown(made, caption)
         return 0
-    table = Table(*HEADER[:-2], box=None, pad_edge=False, caption=caption, caption_justify="left")
-    for heading in HEADER[-2:]:
-        table.add_column(heading, justify="right")
-    for cell in made:
-        table.add_row(*map(escape, _row(cell)))
-    console.print(table)
+    _print_rows([_row(cell) for cell in made], caption)
     console.print("\n" + "\n".join(_verified(made)), soft_wrap=True)
     return 0
+
+
+GAP = 2  # between columns
+LEAST = {"paper": 10, "gates": 11, "states": 8}  # characters, where a terminal is narrow
+
+
+def _print_rows(rows: list[list[str]], caption: str) -> None:
+    """A line a cell: papers give way first, then long lists of gates; names and numbers never."""
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    over = sum(widths) + GAP * (len(HEADER) - 1) - console.width
+    for place, heading in enumerate(HEADER):
+        if heading in LEAST:
+            given = min(max(over, 0), max(widths[place] - LEAST[heading], 0))
+            widths[place] -= given
+            over -= given
+    for heading, width in zip(HEADER, widths, strict=True):
+        number = heading in ("products", "parameters")
+        side: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(heading, justify=side, width=width, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 HEADER = ("name", "paper", "gates", "states", "products", "parameters")

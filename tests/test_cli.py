@@ -210,7 +210,7 @@ def test_cells_and_tasks_are_listed(capsys):
     assert main(["cells", "peephole_lstm"]) == 0
     said = capsys.readouterr().out
     assert "p_f ⊙ c" in said
-    assert "cells/lstm.py:" in said
+    assert "cells/lstm_variants.py:" in said
     assert main(["tasks"]) == 0
     assert "adding" in capsys.readouterr().out
     assert main(["tasks", "jsb"]) == 0
