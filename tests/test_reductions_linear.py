@@ -271,6 +271,14 @@ def test_an_undriven_cornn_is_a_damped_oscillator(implicit):
     np.testing.assert_allclose(np.stack([y[0].detach(), z[0].detach()]), want, atol=1e-12)
 
 
+def test_a_cornn_starts_as_one_linear_map_of_all_it_sees():
+    torch.manual_seed(0)
+    rnn = RNN("cornn", 100, 50, init="paper")
+    for name, parameter in rnn.named_parameters():
+        high = parameter.abs().max().item()
+        assert 0.9 / 200**0.5 < high <= 1 / 200**0.5, name
+
+
 def test_an_undriven_unicornn_conserves_its_energy():
     rnn = make("unicornn", time_step=0.2, alpha=2.0)
     put(rnn, weight_ih=0.0, bias_ih=0.0, weight_hh_y_diagonal=0.0)

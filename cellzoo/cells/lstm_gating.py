@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, sigmoid, tanh
 
 from cellzoo.cells.base import GatedCell, register_cell
@@ -72,7 +71,7 @@ class SubLSTM(GatedCell):
     paper = "Costa et al. 2017, arXiv:1711.02448"
     reference = "author's code"
     states = ("h", "c")
-    extra = {"forget": Extra("fixed_size", init=lambda cell: torch.rand(cell.hidden_size))}
+    extra = {"forget": Extra.uniform("fixed_size", low=0.0, high=1.0)}
     fixed_forget: bool = option(False, "a forget factor in place of the gate")
 
     @property
