@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import as_a_user
 
 import cellzoo
 from cellzoo import Gate, GatedCell, build_cell
@@ -87,3 +88,9 @@ def test_cells_are_short():
     """The base class included, fewer than 40 lines of code a cell."""
     total = sum(code_lines(path) for path in (ROOT / "cellzoo" / "cells").glob("*.py"))
     assert total / len(OURS) < 40
+
+
+def test_the_table_in_the_repository_is_in_step(tmp_path):
+    """After a change: cellzoo cells --markdown > CELLS.md."""
+    said = as_a_user("cells", "--markdown", cwd=tmp_path)
+    assert said.stdout == (ROOT / "CELLS.md").read_text()
