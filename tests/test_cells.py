@@ -16,12 +16,13 @@ from cellzoo import RNN
 
 
 def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
-    """Copy gates' weights: target's gate to source's."""
+    """Copy gates' weights: target's gate to source's; a bias that source lacks is 0."""
     theirs, ours = source.gate_weights(), target.gate_weights()
     with torch.no_grad():
         for gate, other in gates.items():
             for block, from_block in zip(ours[gate], theirs[other], strict=True):
-                block.copy_(sign * from_block)
+                if block is not None:
+                    block.copy_(torch.zeros(()) if from_block is None else sign * from_block)
 
 
 def assert_outputs_equal(one: RNN, other: RNN) -> None:

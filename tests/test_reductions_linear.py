@@ -172,7 +172,7 @@ def test_an_sru_whose_gates_see_no_state_is_the_first_version(sizes):
     first = make("sru_v1", *sizes, activation="identity")
     share(late, first, {g: g for g in "nfr"})
     if sizes == (3, 4):
-        put(first, weight_skip=late.weight_skip_l0)
+        put(first, weight_fit=late.weight_fit_l0)
     assert_differ(late, first)
     put(late, weight_hh_c_diagonal=0.0)
     assert_alike(late, first)
@@ -269,6 +269,14 @@ def test_an_undriven_cornn_is_a_damped_oscillator(implicit):
     start = np.stack([s[0].detach().numpy() for s in state])
     want = np.einsum("ij,j...->i...", np.linalg.matrix_power(step, 11), start)
     np.testing.assert_allclose(np.stack([y[0].detach(), z[0].detach()]), want, atol=1e-12)
+
+
+def test_a_cornn_starts_as_one_linear_map_of_all_it_sees():
+    torch.manual_seed(0)
+    rnn = RNN("cornn", 100, 50, init="paper")
+    for name, parameter in rnn.named_parameters():
+        high = parameter.abs().max().item()
+        assert 0.9 / 200**0.5 < high <= 1 / 200**0.5, name
 
 
 def test_an_undriven_unicornn_conserves_its_energy():

@@ -9,6 +9,7 @@ from test_cells import assert_outputs_equal, make, share
 
 from cellzoo import RNN
 from cellzoo.cells.base import GateWeights
+from cellzoo.cells.lstm_variants import PeepholeLSTM
 
 LSTM = {gate: gate for gate in "ifgo"}
 
@@ -136,11 +137,31 @@ def test_janet_with_beta_zero_is_a_gru_that_resets_nothing():
     assert not torch.allclose(shifted(normal(6, 3, 3))[0], janet(normal(6, 3, 3))[0])
 
 
+class SharedGate(PeepholeLSTM):
+    """An LSTM of which only c is left: no output gate, no output activation, no peepholes."""
+
+    gates = ("i", "f", "g")
+    peepholes = ""
+    squash_output = False
+
+
+def test_janet_is_an_lstm_whose_input_gate_is_the_forget_gates_complement():
+    janet, lstm = make("janet"), RNN(SharedGate, 3, 4, dtype=F64)
+    share(janet, lstm, {"f": "f", "g": "g"})
+    share(janet, lstm, {"i": "f"}, sign=-1.0)  # 1 − σ(f − β) = σ(β − f)
+    with torch.no_grad():
+        lstm.gate_weights()["i"].bias_ih.add_(janet.cell().beta)
+    x, state = normal(6, 3, 3), random_state(janet, 3)[0]
+    got, (h, c) = lstm(x, (state, state))
+    torch.testing.assert_close((got, h), janet(x, state), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(c, h)
+
+
 def test_a_refine_gate_of_one_half_refines_nothing():
     refined, coupled = make("ur_lstm"), make("cifg_lstm")
     share(refined, coupled, {"g": "g", "o": "o"})
     share(refined, coupled, {"i": "f"}, sign=-1.0)
-    zero(*refined.gate_weights()["r"])
+    zero(*refined.gate_weights()["refine"])
     set_extra(refined, bias_u=0.0)
     assert_outputs_equal(refined, coupled)
 
@@ -150,7 +171,7 @@ def test_a_refine_gate_moves_the_forget_gate_by_its_square(refine, effective):
     rnn = make("ur_lstm")
     set_extra(rnn, bias_u=0.0)
     weights = rnn.gate_weights()
-    for gate, value in (("f", 0.0), ("r", refine), ("g", 0.0)):
+    for gate, value in (("f", 0.0), ("refine", refine), ("g", 0.0)):
         constant(weights[gate], value)
     h, c = random_state(rnn, 3)
     (_, new) = rnn(normal(1, 3, 3), (h, c))[1]
@@ -159,13 +180,13 @@ def test_a_refine_gate_moves_the_forget_gate_by_its_square(refine, effective):
 
 def test_uniform_gates_start_uniform():
     torch.manual_seed(0)
-    for scheme in ("torch", "zeros"):
-        rnn = RNN("ur_lstm", 3, 2000, init=scheme)
-        values = rnn.get_parameter("bias_u_l0").sigmoid()
+    for name in ("ur_lstm", "ur_gru"):
+        values = RNN(name, 3, 2000, init="paper").get_parameter("bias_u_l0").sigmoid()
         assert values.min() >= 1 / 2000
         assert values.max() <= 1 - 1 / 2000
         assert abs(values.mean() - 0.5) < 0.03
         assert abs(values.var() - 1 / 12) < 0.01
+        assert RNN(name, 3, 4, init="torch").get_parameter("bias_u_l0").eq(0).all()
 
 
 def test_a_fixed_forget_factor_is_a_gate_that_reads_nothing():
@@ -235,14 +256,14 @@ def test_no_residual_leaves_the_vanilla_lstm():
     residual, vanilla = make("residual_lstm"), make("peephole_lstm")
     share(vanilla, residual, LSTM)
     copy_extra(vanilla, residual, "peephole_i", "peephole_f", "peephole_o")
-    set_extra(residual, weight_s=0.0, weight_p=torch.eye(4, dtype=F64))
+    set_extra(residual, weight_fit=0.0, weight_p=torch.eye(4, dtype=F64))
     assert_outputs_equal(residual, vanilla)
 
 
 def test_the_shortcut_is_the_identity_where_the_sizes_agree():
     same, wide = RNN("residual_lstm", 4, 4, dtype=F64), RNN("residual_lstm", 3, 4, dtype=F64)
-    assert same.cell().weight_s is None
-    assert wide.cell().weight_s.shape == (4, 3)
+    assert same.cell().weight_fit is None
+    assert wide.cell().weight_fit.shape == (4, 3)
     shake(same)
     constant(same.gate_weights()["o"], 50.0)
     set_extra(same, peephole_o=0.0, weight_p=0.0)

@@ -14,15 +14,6 @@ from cellzoo.cells.preactivations import PreActivations
 from cellzoo.options import option
 
 
-def _between(low: float, high: float, *shape: str) -> Extra:
-    """A parameter that starts uniform between low and high."""
-
-    def draw(cell: Any) -> Tensor:
-        return torch.empty([getattr(cell, extent) for extent in shape]).uniform_(low, high)
-
-    return Extra(*shape, init=draw)
-
-
 def _signs(*shape: str) -> Extra:
     """A parameter that starts at ±1."""
 
@@ -51,16 +42,16 @@ class LTC(GatedCell):
     reference = "author's code"
     states = ("v",)
     extra = {
-        "leak": _between(0.001, 1.0, "hidden_size"),
-        "leak_potential": _between(-0.2, 0.2, "hidden_size"),
-        "capacitance": _between(0.4, 0.6, "hidden_size"),
-        "weight": _between(0.001, 1.0, "hidden_size", "hidden_size"),
-        "mu": _between(0.3, 0.8, "hidden_size", "hidden_size"),
-        "sigma": _between(3.0, 8.0, "hidden_size", "hidden_size"),
+        "leak": Extra.uniform("hidden_size", low=0.001, high=1.0),
+        "leak_potential": Extra.uniform("hidden_size", low=-0.2, high=0.2),
+        "capacitance": Extra.uniform("hidden_size", low=0.4, high=0.6),
+        "weight": Extra.uniform("hidden_size", "hidden_size", low=0.001, high=1.0),
+        "mu": Extra.uniform("hidden_size", "hidden_size", low=0.3, high=0.8),
+        "sigma": Extra.uniform("hidden_size", "hidden_size", low=3.0, high=8.0),
         "reversal": _signs("hidden_size", "hidden_size"),
-        "sensory_weight": _between(0.001, 1.0, "input_size", "hidden_size"),
-        "sensory_mu": _between(0.3, 0.8, "input_size", "hidden_size"),
-        "sensory_sigma": _between(3.0, 8.0, "input_size", "hidden_size"),
+        "sensory_weight": Extra.uniform("input_size", "hidden_size", low=0.001, high=1.0),
+        "sensory_mu": Extra.uniform("input_size", "hidden_size", low=0.3, high=0.8),
+        "sensory_sigma": Extra.uniform("input_size", "hidden_size", low=3.0, high=8.0),
         "sensory_reversal": _signs("input_size", "hidden_size"),
         "input_scale": Extra("input_size", init=1.0),
         "input_shift": Extra("input_size", init=0.0),

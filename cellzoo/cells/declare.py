@@ -81,6 +81,15 @@ class Extra:
         self.weight_decay = weight_decay
         self.lr_factor = lr_factor
 
+    @classmethod
+    def uniform(cls, *shape: int | str, low: float, high: float) -> Extra:
+        """A parameter that starts uniform between low and high under every scheme."""
+
+        def draw(cell: Any) -> Tensor:
+            return torch.empty([cell.width(extent) for extent in shape]).uniform_(low, high)
+
+        return cls(*shape, init=draw)
+
     def start(self, cell: Any, parameter: Tensor) -> None:
         """Fill the parameter with what `init` says; it is not None."""
         value = self.init(cell) if callable(self.init) else self.init

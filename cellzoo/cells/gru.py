@@ -103,36 +103,6 @@ class GRU3(GRU1):
         return sigmoid(getattr(self, f"bias_{name}"))
 
 
-@register_cell("ur_gru")
-class URGRU(GatedCell):
-    """`gru_v1` whose update gate is refined: an auxiliary gate moves it within [z², 1 − (1 − z)²].
-
-        r = σ(W_r x + U_r h + b_r)      z = σ(W_z x + U_z h + b_z + b_u)
-        e = σ(W_e x + U_e h + b_e − b_u)
-        g = e ⊙ (1 − (1 − z)²) + (1 − e) ⊙ z²
-        n = tanh(W_n x + U_n (r ⊙ h) + b_n)
-        h' = (1 − g) ⊙ n + g ⊙ h
-
-    The gates are called r (reset), z (update) and `refine` (e), and b_u is `bias_u`.
-    `init="paper"` is the uniform gate initialisation: σ(b_u) uniform in [1/H, 1 − 1/H]. The paper
-    defines the refinement for any gate; that the reset gate stays, before the product, is one
-    reading of it.
-    """
-
-    paper = "Gu et al. 2020, arXiv:1910.09890"
-    reference = "memory"
-    gates = {"r": Gate(), "z": Gate(), "refine": Gate(), "n": Gate(late=True)}
-    extra = {"bias_u": Extra("hidden_size")}
-    biases = ("ih",)
-    paper_init = {"name": "torch", "blocks": {"bias_u": "uniform_gate"}}
-
-    def update(self, a: PreActivations, s: Any) -> Tensor:
-        z, refine = sigmoid(a.z + self.bias_u), sigmoid(a.refine - self.bias_u)
-        g = refine * (1 - (1 - z) ** 2) + (1 - refine) * z**2
-        n = tanh(a.n + self.product("n", sigmoid(a.r) * s.h))
-        return (1 - g) * n + g * s.h
-
-
 @register_cell("miru1")
 class MiRU1(GatedCell):
     """Minion recurrent unit with a reset gate; the update gate is a coefficient λ.

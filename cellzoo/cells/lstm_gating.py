@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, sigmoid, tanh
 
 from cellzoo.cells.base import GatedCell, register_cell
@@ -58,38 +57,6 @@ class JANET(GatedCell):
         return sigmoid(a.f) * s.h + (1 - sigmoid(a.f - self.beta)) * tanh(a.g)
 
 
-def uniform_gate_bias(cell: GatedCell) -> Tensor:
-    """A bias by which a gate starts uniform in [1/H, 1 − 1/H]."""
-    low = min(1 / cell.hidden_size, 0.5)
-    return (low + (1 - 2 * low) * torch.rand(cell.hidden_size)).logit()
-
-
-@register_cell("ur_lstm")
-class URLSTM(GatedCell):
-    """LSTM with uniform gate initialisation and a refine gate; input and forget gate coupled.
-
-        f = σ(W_f x + U_f h + b_f + u)      r = σ(W_r x + U_r h + b_r − u)
-        F = r ⊙ (1 − (1 − f)²) + (1 − r) ⊙ f²
-        c' = F ⊙ c + (1 − F) ⊙ tanh(W_g x + U_g h + b_g)
-        h' = σ(W_o x + U_o h + b_o) ⊙ tanh(c')
-
-    u, `bias_u`, is learned and starts at logit U[1/H, 1 − 1/H] under every init scheme; it takes
-    the place of a forget bias. The paper's b_f is u; b_f and b_r are those of its linear maps.
-    """
-
-    paper = "Gu et al. 2020, arXiv:1910.09890"
-    reference = "secondary source"
-    gates = ("f", "r", "g", "o")
-    states = ("h", "c")
-    extra = {"bias_u": Extra("hidden_size", init=uniform_gate_bias)}
-
-    def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor]:
-        f, r = sigmoid(a.f + self.bias_u), sigmoid(a.r - self.bias_u)
-        refined = r * (1 - (1 - f).square()) + (1 - r) * f.square()
-        c = refined * s.c + (1 - refined) * tanh(a.g)
-        return sigmoid(a.o) * tanh(c), c
-
-
 @register_cell("sub_lstm")
 class SubLSTM(GatedCell):
     """LSTM whose input and output gates subtract, as inhibition does in cortical circuits.
@@ -104,7 +71,7 @@ class SubLSTM(GatedCell):
     paper = "Costa et al. 2017, arXiv:1711.02448"
     reference = "author's code"
     states = ("h", "c")
-    extra = {"forget": Extra("fixed_size", init=lambda cell: torch.rand(cell.hidden_size))}
+    extra = {"forget": Extra.uniform("fixed_size", low=0.0, high=1.0)}
     fixed_forget: bool = option(False, "a forget factor in place of the gate")
 
     @property

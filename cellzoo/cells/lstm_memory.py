@@ -10,6 +10,8 @@ from torch.nn.functional import linear
 
 from cellzoo.cells.base import GatedCell, register_cell
 from cellzoo.cells.declare import Extra, Gate
+from cellzoo.cells.fitted import FittedInput
+from cellzoo.cells.lstm_variants import PeepholeLSTM
 from cellzoo.cells.preactivations import PreActivations
 
 
@@ -93,42 +95,29 @@ class MultiplicativeLSTM(GatedCell):
 
 
 @register_cell("residual_lstm")
-class ResidualLSTM(GatedCell):
+class ResidualLSTM(PeepholeLSTM, FittedInput):
     """LSTM with a shortcut from the layer's input to its output, under the output gate.
 
         i, f, o with peepholes and c' as in `peephole_lstm`
         h' = o ⊙ (W_p tanh(c') + W_s x)
 
-    W_p is `weight_p`, the projection of the cell. W_s is `weight_s`, or the identity where the
+    W_p is `weight_p`, the projection of the cell. W_s is `weight_fit`, or the identity where the
     input is as wide as the state, as the paper allows.
     """
 
     paper = "Kim, El-Khamy, Lee 2017, arXiv:1701.03360"
     reference = "secondary source"
-    gates = ("i", "f", "g", "o")
-    states = ("h", "c")
-    extra = {
-        **{f"peephole_{gate}": Extra("hidden_size") for gate in "ifo"},
-        "weight_p": Extra("hidden_size", "hidden_size"),
-        "weight_s": Extra("shortcut_size", "input_size"),
-    }
-    keep = {"f": +1}
-    write = {"i": +1}
 
     @property
-    def shortcut_size(self) -> int:
-        return 0 if self.input_size == self.hidden_size else self.hidden_size
+    def extra(self) -> dict[str, Extra]:
+        projection = {"weight_p": Extra("hidden_size", "hidden_size")}
+        return super().extra | projection | FittedInput.extra
 
     def project(self, x: Tensor) -> dict[str, Tensor]:
-        shortcut = x if self.weight_s is None else linear(x, self.weight_s)
-        return {"all": self.project_gates(x), "shortcut": shortcut}
+        return {"all": self.project_gates(x), "shortcut": self.fitted(x)}
 
-    def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor]:
-        i = sigmoid(a.i + self.peephole_i * s.c)
-        f = sigmoid(a.f + self.peephole_f * s.c)
-        c = f * s.c + i * tanh(a.g)
-        o = sigmoid(a.o + self.peephole_o * c)
-        return o * (self.product("weight_p", tanh(c)) + a.x.shortcut), c
+    def read(self, a: PreActivations, c: Tensor) -> Tensor:
+        return self.product("weight_p", tanh(c)) + a.x.shortcut
 
 
 @register_cell("nested_lstm")

@@ -47,7 +47,11 @@ class PeepholeLSTM(GatedCell):
         f = 1 - i if self.coupled else self.gate("f", a, c)
         c = f * c + i * (tanh(a.g) if self.squash_input else a.g)
         o = self.gate("o", a, c)
-        return o * (tanh(c) if self.squash_output else c), c, i, f, o
+        return o * self.read(a, c), c, i, f, o
+
+    def read(self, a: PreActivations, c: Tensor) -> Tensor:
+        """What the output gate lets through of the new c."""
+        return tanh(c) if self.squash_output else c
 
     def gate(self, name: str, a: PreActivations, c: Tensor) -> Any:
         """A gate that sees c; 1 if it is switched off."""

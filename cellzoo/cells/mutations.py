@@ -31,7 +31,8 @@ class MUT1(Mutation):
         n = tanh(U_n (r ⊙ h) + tanh(x) + b_n)
         h' = z ⊙ n + (1 − z) ⊙ h
 
-    The paper's x is as wide as h; where it is not, tanh(P x).
+    The paper's x is as wide as h; where it is not, tanh(P x). r has two biases here,
+    which act by their sum.
     """
 
     paper = PAPER

@@ -20,10 +20,6 @@ def _rotations(cell: Any) -> Tensor:
     return torch.where((row % 2 == 0) & (column == row + 1), angles, 0.0)
 
 
-def _shift(cell: Any) -> Tensor:
-    return torch.empty(cell.hidden_size).uniform_(-0.01, 0.01)
-
-
 @register_cell("exprnn")
 class ExpRNN(GatedCell):
     """A network whose recurrent matrix is the exponential of an antisymmetric one.
@@ -42,7 +38,7 @@ class ExpRNN(GatedCell):
     derived = ("weight_hh",)
     extra = {
         "skew": Extra("skew_size", init=_rotations),
-        "shift": Extra("hidden_size", init=_shift),
+        "shift": Extra.uniform("hidden_size", low=-0.01, high=0.01),
     }
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, sigmoid, tanh
 
 from cellzoo.cells.base import GatedCell, register_cell
@@ -23,6 +22,7 @@ class CoRNN(GatedCell):
 
     The damping sees z, as in the authors' code; `implicit` has it see z', the paper's other
     scheme: z' = (z + Δt (tanh(…) − γ y)) / (1 + Δt ε). The defaults are those for sequential MNIST.
+    `init="paper"` is the authors' code's: uniform in ±1/√(I + 2H), all being one linear map.
     """
 
     paper = "Rusch & Mishra 2021, arXiv:2010.00951"
@@ -30,11 +30,17 @@ class CoRNN(GatedCell):
     gates = {"n": Gate(of=("y", "z"))}
     states = ("y", "z")
     biases = ("ih",)
-    paper_init = {"name": "torch"}
     time_step: float = option(0.042, "Δt")
     gamma: float = option(2.7, "γ, the stiffness")
     epsilon: float = option(4.7, "ε, the damping")
     implicit: bool = option(False, "whether the damping sees z'")
+
+    @property
+    def paper_init(self) -> dict[str, Any]:
+        bound = 1 / math.sqrt(self.input_size + 2 * self.hidden_size)  # one linear map of all
+        uniform = {"name": "uniform", "low": -bound, "high": bound}
+        blocks = dict.fromkeys(("weight_ih", "weight_hh_y_z", "bias_ih"), uniform)
+        return {"name": "torch", "blocks": blocks}
 
     def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor]:
         z = s.z + self.time_step * (tanh(a.n) - self.gamma * s.y)
@@ -43,10 +49,6 @@ class CoRNN(GatedCell):
         else:
             z = z - self.time_step * self.epsilon * s.z
         return s.y + self.time_step * z, z
-
-
-def _control(cell: Any) -> Tensor:
-    return torch.empty(cell.hidden_size).uniform_(-0.1, 0.1)
 
 
 @register_cell("unicornn")
@@ -64,7 +66,7 @@ class UnICORNN(GatedCell):
     reference = "author's code"
     gates = {"n": Gate(state="diagonal", of="y")}
     states = ("y", "z")
-    extra = {"control": Extra("hidden_size", init=_control)}
+    extra = {"control": Extra.uniform("hidden_size", low=-0.1, high=0.1)}
     biases = ("ih",)
     time_step: float = option(0.19, "Δt")
     alpha: float = option(30.65, "α")

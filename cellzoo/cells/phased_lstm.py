@@ -19,11 +19,6 @@ def random_period(cell: PhasedLSTM) -> Tensor:
     return (1 + 2 * torch.rand(cell.hidden_size)).exp()
 
 
-def random_shift(cell: PhasedLSTM) -> Tensor:
-    """U(0, 100) for each unit."""
-    return 100 * torch.rand(cell.hidden_size)
-
-
 @register_cell("phased_lstm")
 class PhasedLSTM(PeepholeLSTM):
     """LSTM with peepholes and a time gate k, which opens once in each unit's own period.
@@ -49,7 +44,7 @@ class PhasedLSTM(PeepholeLSTM):
     def extra(self) -> dict[str, Extra]:
         return super().extra | {
             "period": Extra("hidden_size", init=random_period),
-            "shift": Extra("hidden_size", init=random_shift),
+            "shift": Extra.uniform("hidden_size", low=0.0, high=100.0),
             "open_ratio": Extra("hidden_size", init=0.05),
         }
 

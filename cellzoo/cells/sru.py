@@ -7,40 +7,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
-from torch.nn.functional import linear
 
-from cellzoo.cells.base import GatedCell, register_cell
-from cellzoo.cells.declare import Extra, Gate, State
+from cellzoo.cells.base import register_cell
+from cellzoo.cells.declare import Gate, State
+from cellzoo.cells.fitted import FittedInput
 from cellzoo.cells.linear import recur
 from cellzoo.cells.preactivations import PreActivations
 from cellzoo.options import option
 
 
-class _Highway(GatedCell):
-    """A unit whose output passes x by: x itself where it is as wide as the state, else V x."""
+class Highway(FittedInput):
+    """A unit whose output passes x by: x itself where it is as wide as the state, else P x."""
 
     states = {"c": State()}
-    extra = {"weight_skip": Extra("skip_size", "input_size")}
     keep = {"f": +1}
 
-    @property
-    def skip_size(self) -> int:
-        return 0 if self.input_size == self.hidden_size else self.hidden_size
-
     def project(self, x: Tensor) -> dict[str, Tensor]:
-        skip = x if self.weight_skip is None else linear(x, self.weight_skip)
-        return {"all": self.project_gates(x), "skip": skip}
+        return {"all": self.project_gates(x), "skip": self.fitted(x)}
 
 
 @register_cell("sru_v1")
-class SRUv1(_Highway):
+class SRUv1(Highway):
     """Simple recurrent unit as first published, whose gates see the input alone.
 
         f = σ(W_f x + b_f)      r = σ(W_r x + b_r)
         c' = f ⊙ c + (1 − f) ⊙ (W x + b)
         h = r ⊙ φ(c') + (1 − r) ⊙ x, φ tanh, relu or the identity
 
-    The output is h. Where x is not as wide as the state, V x stands for it. The paper has no b.
+    The output is h. Where x is not as wide as the state, P x stands for it. The paper has no b.
     """
 
     paper = "Lei & Zhang 2017, arXiv:1709.02755, version 1"
@@ -57,14 +51,14 @@ class SRUv1(_Highway):
 
 
 @register_cell("sru")
-class SRU(_Highway):
+class SRU(Highway):
     """Simple recurrent unit, whose gates see the old state of their own unit.
 
         f = σ(W_f x + v_f ⊙ c + b_f)      r = σ(W_r x + v_r ⊙ c + b_r)
         c' = f ⊙ c + (1 − f) ⊙ (W x + b)
         h = r ⊙ c' + (1 − r) ⊙ α x,       α = √(1 + 2 exp(β)), β the highway bias
 
-    The output is h. Where x is not as wide as the state, V x stands for it. β is what b_r starts
+    The output is h. Where x is not as wide as the state, P x stands for it. β is what b_r starts
     from under init="paper", and α a constant; `rescale` False sets α = 1. The paper has no b.
     """
 

@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 
 from cellzoo.cells.base import GatedCell, register_cell
 from cellzoo.cells.declare import Extra, Gate, State
+from cellzoo.cells.linear import recur
 from cellzoo.cells.preactivations import PreActivations
 
 
@@ -26,10 +27,11 @@ class TRNN(GatedCell):
     reference = "secondary source"
     gates = {"z": Gate(state="none"), "f": Gate(state="none")}
     keep = {"f": +1}
+    linear = True
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
         f = sigmoid(a.f)
-        return f * s.h + (1 - f) * a.z
+        return recur(s.h, f, (1 - f) * a.z)
 
 
 class OfTwoInputs(GatedCell):
@@ -44,9 +46,16 @@ class OfTwoInputs(GatedCell):
     gates = {gate: Gate(state="none") for gate in "zfo"}
     extra = {"weight_previous": Extra("fused_size", "input_size")}
     keep = {"f": +1}
+    linear = True
 
     def project(self, x: Tensor) -> dict[str, Tensor]:
         return {"all": self.project_gates(x), "next": linear(x, self.weight_previous)}
+
+    def both(self, a: PreActivations, s: Any) -> tuple[Tensor, ...]:
+        """The new `previous`, and z, f and o of both inputs."""
+        previous = recur(s.previous, None, a.x.next)
+        z, f, o = self.split(a.x.all + s.previous)
+        return previous, z, sigmoid(f), tanh(o)
 
 
 @register_cell("t_gru")
@@ -60,8 +69,8 @@ class TGRU(OfTwoInputs):
     states = {"h": State(), "previous": State("fused_size")}
 
     def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor]:
-        z, f, o = self.split(a.x.all + s.previous)
-        return sigmoid(f) * s.h + z * tanh(o), a.x.next
+        previous, z, f, o = self.both(a, s)
+        return recur(s.h, f, z * o), previous
 
 
 @register_cell("t_lstm")
@@ -75,7 +84,6 @@ class TLSTM(OfTwoInputs):
     states = {"c": State(), "previous": State("fused_size")}
 
     def update(self, a: PreActivations, s: Any) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        z, f, o = self.split(a.x.all + s.previous)
-        f = sigmoid(f)
-        c = f * s.c + (1 - f) * z
-        return (c, a.x.next), tanh(o) * c
+        previous, z, f, o = self.both(a, s)
+        c = recur(s.c, f, (1 - f) * z)
+        return (c, previous), o * c

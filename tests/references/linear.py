@@ -128,7 +128,7 @@ def qrnn(x, state, W, U, b, extra):
 
 def highway(x, extra):
     """The highway's input: x, or its projection where the sizes differ."""
-    shortcut = extra.get("weight_skip")
+    shortcut = extra.get("weight_fit")
     return f64(x) if shortcut is None else f64(x) @ f64(shortcut).T
 
 

@@ -61,9 +61,9 @@ def lstm_1997(x, state, W, U, b, extra):
     return h_new, (h_new, c_new)
 
 
-@reference("secondary source", lambda i, h: 4 * h * (i + h + 2) + h)
+@reference("secondary source", lambda i, h: 4 * h * (i + h + 1) + h)
 def ur_lstm(x, state, W, U, b, extra):
-    """LSTM with uniform gate initialisation and refine gate; gates ``f``, ``r``, ``g``, ``o``.
+    """LSTM with uniform gate initialisation and refine gate; gates ``f``, ``refine``, ``g``, ``o``.
 
     Source: Gu, Gulcehre, Paine, Hoffman & Pascanu 2020, "Improving the Gating Mechanism of
     Recurrent Neural Networks", arXiv 1910.09890. Read in the public code of r0mainK/ur-lstm.
@@ -73,12 +73,12 @@ def ur_lstm(x, state, W, U, b, extra):
         c' = F * c + (1 - F) * tanh(W_g x + U_g h + b_g)
         h' = s(W_o x + U_o h + b_o) * tanh(c')
 
-    b_u is ``extra["bias_u"]``. F = (1 - r) * f^2 + r * (1 - (1 - f)^2).
+    r is the gate ``refine``; b_u is ``extra["bias_u"]``. F = (1 - r) * f^2 + r * (1 - (1 - f)^2).
     """
     h, c = state
     b_u = f64(extra["bias_u"])
     f = sigmoid(from_input("f", x, W, b) + from_hidden("f", h, U, b) + b_u)
-    r = sigmoid(from_input("r", x, W, b) + from_hidden("r", h, U, b) - b_u)
+    r = sigmoid(from_input("refine", x, W, b) + from_hidden("refine", h, U, b) - b_u)
     refined = 2.0 * r * f + (1.0 - 2.0 * r) * f**2
     g = np.tanh(from_input("g", x, W, b) + from_hidden("g", h, U, b))
     c_new = refined * f64(c) + (1.0 - refined) * g

@@ -99,7 +99,7 @@ def residual_lstm(x, state, W, U, b, extra):
     f = logistic("f", x, h, W, U, b, p_f * c)
     c_new = f * c + i * hyperbolic("g", x, h, W, U, b)
     o = logistic("o", x, h, W, U, b, p_o * c_new)
-    shortcut = f64(x) @ f64(extra["weight_s"]).T if "weight_s" in extra else f64(x)
+    shortcut = f64(x) @ f64(extra["weight_fit"]).T if "weight_fit" in extra else f64(x)
     h_new = o * (np.tanh(c_new) @ f64(extra["weight_p"]).T + shortcut)
     return h_new, (h_new, c_new)
 
