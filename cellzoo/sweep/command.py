@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
@@ -79,7 +79,7 @@ class Sweep:
         self.composer, self.overrides, self.retry = composer, overrides, retry
         grid, intervals = composer.plan(overrides)
         _refuse_sweep_wide(grid, intervals)
-        composed: Any = OmegaConf.to_container(composer.compose(next(grid.jobs())))
+        composed: Any = OmegaConf.to_container(self._composed(next(grid.jobs())))
         self.settings = composed["launcher"]
         self.directory = Path("runs") / composed["name"]
         self.plan = self._plan(grid, intervals, composed["search"])
@@ -180,8 +180,11 @@ class Sweep:
                 self.plan.tell(number, result)
 
     def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
+        return apply_budget(resolved(self._composed(overrides)))
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
         try:
-            return apply_budget(resolved(self.composer.compose(overrides)))
+            return self.composer.compose(overrides)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, self.composer.keys(overrides))) from error
 
