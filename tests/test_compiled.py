@@ -247,10 +247,15 @@ def test_fewer_saved_states_are_not_for_native():
 
 @pytest.mark.usefixtures("_as_plain_functions")
 def test_auto_settles_on_the_fastest():
-    for cell, engine in {"lstm": "native", "gru": "compiled", "peephole_lstm": "compiled"}.items():
+    for cell, packed, engine in (
+        ("lstm", False, "compiled"),
+        ("lstm", True, "native"),
+        ("gru", True, "compiled"),
+        ("peephole_lstm", False, "compiled"),
+    ):
         rnn = RNN(cell, 3, 4)
         state = torch.get_rng_state()
-        assert rnn.settle_engine() == []
+        assert rnn.settle_engine(packed) == []
         assert rnn.engine == engine
         assert torch.equal(torch.get_rng_state(), state)
         assert all(p.grad is None for p in rnn.parameters())

@@ -109,7 +109,8 @@ def trace_step(
         new, outputs = call.step(*grouped(tensors, *sizes))
         return [*new, *outputs]
 
-    pure = torch.func.functionalize(step)  # some derivatives write in place
+    # Some derivatives write in place. First as it is: what has a vjp of its own knows no other way.
+    pure = torch.func.functionalize(make_fx(step, tracing_mode=tracing_mode)(*example))
     graph = make_fx(pure, dict(decompositions or {}), tracing_mode=tracing_mode)(*example)
     graph.graph.eliminate_dead_code()
     graph.recompile()
