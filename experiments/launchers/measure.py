@@ -52,7 +52,7 @@ def first_line(command: list[str], jobs: int) -> float:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         began = time.time()
         sweep = start(command, jobs, Path(folder))
-        while not (notes := list(Path(folder, "clock").iterdir())):
+        while not (notes := [n for n in Path(folder, "clock").iterdir() if n.stat().st_size]):
             if sweep.poll() is not None:
                 raise RuntimeError(f"no job began: {' '.join(command)}")
             time.sleep(0.01)
