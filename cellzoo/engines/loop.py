@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
+from cellzoo.engines.packing import States, run_projected
 
 
 def declines(
@@ -40,28 +39,7 @@ def run(
     Returns:
         The outputs, directions side by side in the last dimension, and the final states.
     """
-    run = partial(_run_direction, x, batch_sizes, dt, checkpoint_steps)
-    return run_directions(layer, states, run)
-
-
-def _run_direction(
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    dt: Tensor | None,
-    checkpoint_steps: int | None,
-    cell: GatedCell,
-    initial: States,
-    reverse: bool,
-) -> tuple[Tensor, States]:
-    """One direction of `run`: packed input as runs of equal batch size."""
-    cell = cell.prepare()
-    projected = cell.project_sequence(x, dt)  # the input's products, all steps at once
-    dense = checkpointed(
-        partial(_run_dense, cell, list(projected), reverse), checkpoint_steps, reverse
-    )
-    if batch_sizes is None:
-        return dense(list(projected.values()), initial)
-    return run_segments(list(projected.values()), initial, batch_sizes, reverse, dense)
+    return run_projected(_run_dense, layer, x, states, batch_sizes, dt, checkpoint_steps)
 
 
 def _run_dense(

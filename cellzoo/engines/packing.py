@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +29,48 @@ def run_directions(
     ]
     outputs = [output for output, _ in each]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), [final for _, final in each]
+
+
+def run_projected(
+    dense: Callable[[GatedCell, list[str], bool, list[Tensor], States], tuple[Tensor, States]],
+    layer: Sequence[GatedCell],
+    x: Tensor,
+    states: Sequence[States],
+    batch_sizes: Tensor | None,
+    dt: Tensor | None,
+    checkpoint_steps: int | None,
+) -> tuple[Tensor, list[States]]:
+    """A layer by an engine that runs projected sequences.
+
+    Args:
+        dense: one direction of dense input, by a prepared cell: from it, the names of the
+            projected tensors, whether it reads backwards, these tensors and the initial states.
+        layer, x, states, batch_sizes, dt, checkpoint_steps: as in `loop.run`.
+    """
+
+    def run(cell: GatedCell, initial: States, reverse: bool) -> tuple[Tensor, States]:
+        cell = cell.prepare()
+        projected = cell.project_sequence(x, dt)  # the input's products, all steps at once
+        each = partial(dense, cell, list(projected), reverse)
+        tensors = list(projected.values())
+        return run_one_direction(each, tensors, initial, batch_sizes, reverse, checkpoint_steps)
+
+    return run_directions(layer, states, run)
+
+
+def run_one_direction(
+    run: Run,
+    tensors: list[Tensor],
+    initial: States,
+    batch_sizes: Tensor | None,
+    reverse: bool,
+    checkpoint_steps: int | None,
+) -> tuple[Tensor, States]:
+    """One direction by `run`, which takes dense input; packed input as runs of equal batch size."""
+    run = checkpointed(run, checkpoint_steps, reverse)
+    if batch_sizes is None:
+        return run(tensors, initial)
+    return run_segments(tensors, initial, batch_sizes, reverse, run)
 
 
 def run_segments(

@@ -9,7 +9,6 @@ absolute value above 1. The backward pass is the same scan from the end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.errors import EngineError
-from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
+from cellzoo.engines.packing import States, run_projected
 
 # On the CPU, numbers of a step from which one step after the other is faster than pairs of steps.
 WIDE = 2048
@@ -50,28 +49,7 @@ def run(
     Raises:
         EngineError: a state is not moved by `recur`, though the cell declares that it is linear.
     """
-    run = partial(_run_direction, x, batch_sizes, dt, checkpoint_steps)
-    return run_directions(layer, states, run)
-
-
-def _run_direction(
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    dt: Tensor | None,
-    checkpoint_steps: int | None,
-    cell: GatedCell,
-    initial: States,
-    reverse: bool,
-) -> tuple[Tensor, States]:
-    """One direction: packed input as runs of equal batch size."""
-    cell = cell.prepare()
-    projected = cell.project_sequence(x, dt)
-    dense = checkpointed(
-        partial(_run_dense, cell, list(projected), reverse), checkpoint_steps, reverse
-    )
-    if batch_sizes is None:
-        return dense(list(projected.values()), initial)
-    return run_segments(list(projected.values()), initial, batch_sizes, reverse, dense)
+    return run_projected(_run_dense, layer, x, states, batch_sizes, dt, checkpoint_steps)
 
 
 def _run_dense(

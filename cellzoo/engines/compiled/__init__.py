@@ -20,7 +20,7 @@ from cellzoo.engines.compiled.products import FasterLinear
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.compiled.steps import grouped
 from cellzoo.engines.compiled.traced import has_triton
-from cellzoo.engines.packing import States, checkpointed, run_directions, run_segments
+from cellzoo.engines.packing import States, run_directions, run_one_direction
 
 #: What runs a cell's steps, by the type of device.
 PROGRAMS: dict[str, type[Programs]] = {"cpu": Programs, "cuda": Chunked}
@@ -94,10 +94,8 @@ def run_direction(
         names, sequences, projection = tuple(projected), list(projected.values()), []
     made = programs_of(cell, names, make)
     constants = [projection, *made.steps.inputs_of(cell)]
-    dense = checkpointed(partial(_run_dense, made, constants, reverse), checkpoint_steps, reverse)
-    if batch_sizes is None:
-        return dense(sequences, initial)
-    return run_segments(sequences, initial, batch_sizes, reverse, dense)
+    dense = partial(_run_dense, made, constants, reverse)
+    return run_one_direction(dense, sequences, initial, batch_sizes, reverse, checkpoint_steps)
 
 
 def _projects_plainly(cell: GatedCell, x: Tensor, dt: Tensor | None) -> bool:
