@@ -15,9 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from cellzoo.config import ConfigError
 from cellzoo.sweep.job import Job
 from cellzoo.sweep.launcher import LOCKED, Outcome, elsewhere, failed, judge
 from cellzoo.sweep.record import log_attempt
@@ -87,9 +85,7 @@ class Tries:
         retries: how often what a machine did to a job is tried again.
     """
 
-    def __init__(self, retries: Any) -> None:
-        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
-            raise ConfigError(f"launcher.retries must be 0 or more, not {retries!r}")
+    def __init__(self, retries: int) -> None:
         self.retries = retries
         self._tries: Counter[Path] = Counter()
 
@@ -114,20 +110,3 @@ class Tries:
         if code == LOCKED:
             return Outcome(job, elsewhere(job, again))
         return Outcome(job, failed(job, f"{again}, {number} times" if number > 1 else str(again)))
-
-
-def whole_number(key: str, value: Any, least: int = 1) -> int:
-    """A setting of a launcher that is a whole number.
-
-    Raises:
-        ConfigError: it is not, or too small.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"launcher.{key} must be a whole number from {least} on, not {value!r}")
-    return value
-
-
-def threads(cpus: int, ranks: int) -> dict[str, str]:
-    """An environment in which the ranks of a job share its processors."""
-    number = str(max(1, cpus // ranks))
-    return {f"{library}_NUM_THREADS": number for library in ("OMP", "MKL", "OPENBLAS")}

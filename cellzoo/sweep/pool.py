@@ -20,6 +20,7 @@ from cellzoo.sweep.job import LOCKED, Job
 from cellzoo.sweep.launcher import Outcome, elsewhere, failed, judge, written
 from cellzoo.sweep.record import log_attempt
 from cellzoo.sweep.server import Server, ServerError
+from cellzoo.sweep.settings import retries
 from cellzoo.sweep.slots import Slot, find_room
 
 GRACE = 10.0  # seconds between asking a job to end and ending it
@@ -49,9 +50,7 @@ class Pool:
     def __init__(self, settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
         self.room = find_room(settings, trainer)
         self.timeout = _seconds("timeout", settings["timeout"])
-        self.retries = settings["retries"]
-        if not isinstance(self.retries, int) or self.retries < 0:
-            raise ConfigError(f"launcher.retries must be 0 or more, not {self.retries!r}")
+        self.retries = retries(settings["retries"])
         if settings["start"] not in STARTS:
             raise ConfigError(
                 f"launcher.start is one of {', '.join(STARTS)}, not {settings['start']!r}"

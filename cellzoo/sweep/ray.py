@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cellzoo.config import ConfigError, ranks
-from cellzoo.sweep.far import Tries, run_there, threads, whole_number
+from cellzoo.sweep.far import Tries, run_there
 from cellzoo.sweep.job import Job
 from cellzoo.sweep.launcher import Outcome, written
+from cellzoo.sweep.settings import retries, thread_environment, whole_number
 
 PATIENCE = 60.0  # seconds for a node to answer
 
@@ -38,15 +39,15 @@ class Ray:
             raise ConfigError("launcher=ray wants Ray: pip install 'cellzoo[ray]'") from None
         self._ray = ray
         self._address = settings["address"]
-        self._tries = Tries(settings["retries"])
+        self._tries = Tries(retries(settings["retries"]))
         number = ranks(trainer)
         cpus, gpus = settings["cpus"], settings["gpus"]
-        cpus = number if cpus == "auto" else whole_number("cpus", cpus)
+        cpus = number if cpus == "auto" else whole_number("launcher.cpus", cpus)
         if gpus == "auto":
             gpus = 0 if trainer["accelerator"] == "cpu" else number
         if isinstance(gpus, bool) or not isinstance(gpus, int | float) or gpus < 0:
             raise ConfigError(f"launcher.gpus is a number, 0.5 for two jobs a GPU, not {gpus!r}")
-        self._threads = threads(cpus, number)
+        self._threads = thread_environment(max(1, cpus // number))
         self._cpus, self._gpus = cpus, gpus
         self._waiting: deque[Job] = deque()  # for another try
         self._there: dict[Any, Task] = {}

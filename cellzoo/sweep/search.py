@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from cellzoo.config import ConfigError
 from cellzoo.sweep.plan import Plan
+from cellzoo.sweep.settings import whole_number
 from cellzoo.tasks import tasks
 
 
@@ -93,13 +94,8 @@ class RandomSearch:
         settings: Mapping[str, Any],
         config_of: Callable[[Sequence[str]], Mapping[str, Any]],
     ) -> None:
-        self.trials, self.seed = settings["trials"], settings["seed"]
-        for key, least in (("trials", 1), ("seed", 0)):
-            value = settings[key]
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(
-                    f"search.{key} must be a whole number from {least} on, not {value!r}"
-                )
+        self.trials = whole_number("search.trials", settings["trials"])
+        self.seed = whole_number("search.seed", settings["seed"], least=0)
         self.intervals = list(intervals)
         self.config_of = config_of
         self._grid = grid

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cellzoo.config import ConfigError, ranks
+from cellzoo.sweep.settings import thread_environment, whole_number
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_room(settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> Room:
     number = settings["jobs"]
     if number == "auto":
         number = max(1, (cores or 1) // wanted)
-    number = _at_least_one("jobs", number)
+    number = whole_number("launcher.jobs", number)
     threads = _threads(settings, number * wanted)
     each = _count(int(threads["OMP_NUM_THREADS"]), "thread")
     text = f"{_count(number, 'job')} at once, {each} a process"
@@ -54,7 +55,7 @@ def _by_gpu(
     settings: Mapping[str, Any], trainer: Mapping[str, Any], gpus: list[str], wanted: int
 ) -> Room:
     each = settings["gpus_per_job"]
-    each = wanted if each == "auto" else _at_least_one("gpus_per_job", each)
+    each = wanted if each == "auto" else whole_number("launcher.gpus_per_job", each)
     if trainer["accelerator"] != "cpu" and wanted > each:
         raise ConfigError(
             f"trainer.devices={wanted} does not fit launcher.gpus_per_job={each}: "
@@ -63,7 +64,7 @@ def _by_gpu(
     groups = [gpus[i : i + each] for i in range(0, len(gpus) - each + 1, each)]
     if not groups:
         raise ConfigError(f"launcher.gpus_per_job={each}, and there are {len(gpus)} GPUs")
-    shared = _at_least_one("jobs_per_gpu", settings["jobs_per_gpu"])
+    shared = whole_number("launcher.jobs_per_gpu", settings["jobs_per_gpu"])
     threads = _threads(settings, len(groups) * each * shared)
     # A group's second job comes after every group's first.
     visible = [",".join(group) for _ in range(shared) for group in groups]
@@ -93,14 +94,7 @@ def _threads(settings: Mapping[str, Any], processes: int) -> dict[str, str]:
     number = settings["threads"]
     if number == "auto":
         number = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
-    number = str(_at_least_one("threads", int(number)))
-    return {f"{library}_NUM_THREADS": number for library in ("OMP", "MKL", "OPENBLAS")}
-
-
-def _at_least_one(key: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"launcher.{key} must be a whole number from 1 on, not {value!r}")
-    return value
+    return thread_environment(whole_number("launcher.threads", int(number)))
 
 
 def _count(number: int, what: str) -> str:

@@ -22,9 +22,10 @@ from typing import Any
 
 from cellzoo.config import ConfigError, ranks
 from cellzoo.files import write_whole
-from cellzoo.sweep.far import Tries, run_there, threads, whole_number
+from cellzoo.sweep.far import Tries, run_there
 from cellzoo.sweep.job import Job
 from cellzoo.sweep.launcher import STOPPED, Outcome, judge, written
+from cellzoo.sweep.settings import retries, thread_environment, whole_number
 
 CLUSTERS = ("slurm", "local")
 WARNING = 90  # seconds before a job's time is over: SIGUSR2
@@ -88,22 +89,22 @@ class Slurm:
         self.cluster = settings["cluster"]
         if self.cluster not in CLUSTERS:
             raise ConfigError(f"launcher.cluster is slurm or local, not {self.cluster!r}")
-        self.slots = whole_number("jobs", settings["jobs"])
+        self.slots = whole_number("launcher.jobs", settings["jobs"])
         self.poll = float(settings["poll"])
-        self._tries = Tries(settings["retries"])
-        self._requeues = whole_number("requeues", settings["requeues"], least=0)
+        self._tries = Tries(retries(settings["retries"]))
+        self._requeues = whole_number("launcher.requeues", settings["requeues"], least=0)
         number = ranks(trainer)
         cpus = settings["cpus"]
-        cpus = number if cpus == "auto" else whole_number("cpus", cpus)
+        cpus = number if cpus == "auto" else whole_number("launcher.cpus", cpus)
         gpus = settings["gpus"]
         if gpus == "auto":
             gpus = 0 if trainer["accelerator"] == "cpu" else number
-        self._threads = threads(cpus, number)
+        self._threads = thread_environment(max(1, cpus // number))
         self._resources = {
             "name": "cellzoo",
             "timeout_min": math.ceil(float(settings["time"])),
             "cpus_per_task": cpus,
-            "gpus_per_node": whole_number("gpus", gpus, least=0) or None,
+            "gpus_per_node": whole_number("launcher.gpus", gpus, least=0) or None,
             "slurm_mem": settings["mem"],
             "slurm_partition": settings["partition"],
             "slurm_account": settings["account"],
