@@ -147,7 +147,7 @@ class _Run:
         self.group = group
         self.progress = progress
         self.engine = engine
-        self.result = _blank(config)
+        self.result = blank_result(config)
         self.logger: RunLogger | None = None
         self.ranks = Ranks(directory, self._give_up)
         self.start = time.perf_counter()
@@ -352,7 +352,8 @@ def _threads(config: Mapping[str, Any]) -> int:
     return max(1, torch.get_num_threads() // number)
 
 
-def _blank(config: Mapping[str, Any]) -> dict[str, Any]:
+def blank_result(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a run that has only begun."""
     return {
         "status": "running",
         "reason": None,

@@ -79,22 +79,27 @@ def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     )
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     """A command as `as_a_user` runs it, that goes on while the test does."""
     return subprocess.Popen(
         [sys.executable, "-m", "cellzoo", *arguments],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Wait until a condition holds, while a process runs."""
-    deadline = time.monotonic() + 120
+def wait_for(
+    condition: Callable[[], object],
+    process: subprocess.Popen[str] | None = None,
+    seconds: float = 120,
+) -> None:
+    """Wait until a condition holds, while a process runs, if one is given."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        if process is not None:
+            assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -33,14 +31,6 @@ def finish(process: BaseProcess, seconds: float = 120) -> int:
 def run(arguments: list[str], folder: Path, **environment: str) -> int:
     """Start it, and wait for its end."""
     return finish(start(arguments, folder, **environment))
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 def _main(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from commands import LEAKY, metrics, result_of, results_in
+from commands import LEAKY, metrics, result_of, results_in, wait_for
 from test_wandb import inspect
 
 from cellzoo import checkpoints
@@ -191,7 +191,7 @@ def test_a_run_that_is_stopped_goes_on(sent, code, reason, tmp_path):
     assert processes.run([*command, "name=whole"], tmp_path) == 0
     process = processes.start([*command, "name=broken"], tmp_path)
     rows = tmp_path / "runs/broken/metrics.csv"
-    processes.wait_for(lambda: rows.exists() and rows.stat().st_size > 400)
+    wait_for(lambda: rows.exists() and rows.stat().st_size > 400)
     assert status(Path("runs/broken")) == "running"
     os.kill(process.pid, sent)
     assert processes.finish(process) == code
@@ -237,7 +237,7 @@ def test_an_edited_cell_is_another_run(tmp_path, capsys):
     Path("my_cell.py").write_text(LEAKY)
     assert processes.run([*command, "trainer.max_epochs=2", "task.length=1"], tmp_path) == 2
     process = processes.start([*command, "trainer.max_epochs=900"], tmp_path)
-    processes.wait_for(lambda: Path("runs/one/checkpoints/last.ckpt").exists())
+    wait_for(lambda: Path("runs/one/checkpoints/last.ckpt").exists())
     process.kill()
     process.join()
     Path("my_cell.py").write_text(LEAKY.replace("0.9", "0.8"))

@@ -4,13 +4,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import as_a_user, result_of
+from commands import as_a_user, result_of, start
 
 pytestmark = pytest.mark.slow
 
@@ -99,11 +98,7 @@ def kill_three_then_the_sweep(sweep: subprocess.Popen, folder: Path) -> dict[str
 
 
 def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path):
-    environment = {**os.environ, "SLOW": "0.02"}
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "cellzoo", *command("killed")],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    sweep = start(*command("killed"), cwd=tmp_path, SLOW="0.02")
     killed = kill_three_then_the_sweep(sweep, tmp_path)
     assert len(set(killed.values())) == 3
     again = as_a_user(*command("killed"), cwd=tmp_path)

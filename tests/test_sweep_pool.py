@@ -1,16 +1,13 @@
 """`cellzoo sweep` with real processes: slots, signals, timeouts, retries, locks, resuming."""
 
 import csv
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from commands import TINY, as_a_user, result_of, results_in
+from commands import TINY, as_a_user, result_of, results_in, start, wait_for
 
 SPY = '''
 """A task that notes when and where its training runs, and does what its option says."""
@@ -112,16 +109,8 @@ def command(*overrides: str) -> list[str]:
     return ["sweep", "--plugin", "spy.py", *FAST, "name=s", *overrides]
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen:
-    """A sweep that goes on while the test does."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "cellzoo", *command(*overrides)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "SPY": str(folder / "notes")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start_sweep(folder: Path, *overrides: str) -> subprocess.Popen:
+    return start(*command(*overrides), cwd=folder, SPY=str(folder / "notes"))
 
 
 def notes(folder: Path, seed: int) -> list[list[str]]:
@@ -132,13 +121,6 @@ def notes(folder: Path, seed: int) -> list[list[str]]:
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
     with (folder / "runs/s" / name).open() as file:
         return list(csv.DictReader(file))
-
-
-def wait_for(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def alive(process: int) -> bool:
@@ -227,7 +209,7 @@ def test_a_job_that_takes_too_long_is_ended(how, spy, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_jobs_and_keeps_what_is_done(spy, tmp_path):
-    sweep = start(tmp_path, "task.how=first_is_slow", "seed=1,0,2", "launcher.jobs=1")
+    sweep = start_sweep(tmp_path, "task.how=first_is_slow", "seed=1,0,2", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
     (_, _, job, *_) = notes(tmp_path, 0)[0]
     sweep.send_signal(signal.SIGINT)
@@ -243,7 +225,7 @@ def test_ctrl_c_ends_the_jobs_and_keeps_what_is_done(spy, tmp_path):
 
 @pytest.mark.slow
 def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, tmp_path):
-    sweep = start(tmp_path, "task.nap=60", "seed=0,1", "launcher.jobs=1")
+    sweep = start_sweep(tmp_path, "task.nap=60", "seed=0,1", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
     second = spy("task.nap=60", "seed=0,1")
     assert second.returncode == 2
@@ -254,7 +236,7 @@ def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, 
     (_, _, job, *_) = notes(tmp_path, 0)[0]
     sweep.kill()
     sweep.communicate()
-    wait_for(lambda: not alive(int(job)), 5)
+    wait_for(lambda: not alive(int(job)), seconds=5)
     left = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
     assert "the same command goes on" in left.stdout
     third = spy("task.nap=0", "seed=0,1")
@@ -264,7 +246,7 @@ def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, 
 
 @pytest.mark.slow
 def test_an_edited_plugin_changes_nothing_in_a_running_sweep(spy, tmp_path):
-    sweep = start(tmp_path, "task.how=first_is_slow", "seed=0,1", "launcher.jobs=1")
+    sweep = start_sweep(tmp_path, "task.how=first_is_slow", "seed=0,1", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
     (tmp_path / "spy.py").write_text(SPY.replace("first_is_slow(self)", "another(self)"))
     said, _ = sweep.communicate(timeout=60)

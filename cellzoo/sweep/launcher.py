@@ -18,7 +18,7 @@ from cellzoo.config import ConfigError
 from cellzoo.registry import nearest
 from cellzoo.runs import ENDED, read_result, write_result
 from cellzoo.sweep.job import LOCKED, Job
-from cellzoo.train import _blank
+from cellzoo.train import blank_result
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory")
 
@@ -126,7 +126,7 @@ def judge(job: Job, code: int, before: int | None) -> Verdict:
 
 def failed(job: Job, reason: str) -> dict[str, Any]:
     """Record that a run failed, where its own process could not."""
-    result = {**(read_result(job.directory) or _blank(job.config))}
+    result = {**(read_result(job.directory) or blank_result(job.config))}
     result |= {"status": "failed", "reason": reason}
     if result["attempts"]:
         result["attempts"][-1]["ended"] = f"failed: {reason}"
