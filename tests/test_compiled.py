@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -299,6 +300,21 @@ def test_auto_settles_on_the_loop_where_nothing_can_be_compiled(monkeypatch):
     rnn = RNN("peephole_lstm", 3, 4)
     assert rnn.settle_engine() == ["FileNotFoundError: no C++ compiler"]
     assert rnn.engine == "loop"
+
+
+def test_whatever_makes_a_library_is_part_of_its_key(monkeypatch, tmp_path):
+    """A library that an earlier version left must not be found by a later one."""
+    here = Path(library.__file__).parent
+    for source in here.glob("*.*"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    before = library._sources.__wrapped__()
+    for name in ("library.py", "programs.py", "steps.py", "runtime.h"):
+        with (tmp_path / name).open("a") as file:
+            file.write("\n")
+        after = library._sources.__wrapped__()
+        assert after != before, name
+        before = after
 
 
 def test_declines_with_a_reason():

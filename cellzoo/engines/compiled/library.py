@@ -428,6 +428,7 @@ def _keep_freed_memory() -> None:
 def _sources() -> str:
     """The code that makes libraries of an update, as a hash."""
     here, cells = Path(__file__).parent, Path(base.__file__).parent
-    files = [here / "library.py", here / "steps.py", here / "runtime.h"]
+    # All of this folder: which of it decides what a library reads and writes is easily forgotten.
+    files = sorted(path for path in here.iterdir() if path.suffix in (".py", ".h"))
     files += [cells / f"{name}.py" for name in ("base", "layout", "preactivations")]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
