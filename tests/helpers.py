@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cellzoo import RNN
+from cellzoo.testing.subject import F64
+from cellzoo.testing.subject import as_given as in_form
+from cellzoo.testing.subject import as_tuple as tensors
 
-F64 = torch.float64
 Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
 
 
@@ -30,11 +32,6 @@ def shake(module: nn.Module, seed: int = 0, scale: float = 0.6) -> None:
     for number, parameter in enumerate(module.parameters()):
         with torch.no_grad():
             parameter.copy_(normal(*parameter.shape, seed=seed + number, scale=scale))
-
-
-def tensors(state: Any) -> tuple[Tensor, ...]:
-    """A state in either form as a tuple."""
-    return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 def gradients(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,11 +99,6 @@ def random_state(rnn: RNN, batch: int, seed: int = 50) -> tuple[Tensor, ...]:
         value = normal(*initial.shape, seed=seed + i) if initial.dtype == F64 else initial
         drawn.append(value.detach().abs().requires_grad_() if state.positive else value)
     return tuple(drawn)
-
-
-def in_form(state: tuple[Tensor, ...]) -> Any:
-    """A state as users give it."""
-    return state[0] if len(state) == 1 else state
 
 
 def with_gradient(**named: Tensor) -> dict[str, Tensor]:

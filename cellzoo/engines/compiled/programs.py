@@ -7,6 +7,7 @@ are the loop's: see `runtime.h`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -186,15 +187,10 @@ class Programs:
         ]
         states, targets = len(groups[0]), len(groups[0]) + len(groups[1])
         products = []
-        for number, names in enumerate(steps.whole):
-            weight = weights[steps.early.index(names)]
-            first = 0
-            for place in steps.operand_of(names):
-                width = held[place].shape[-1]
-                products.append(Product(states + place, targets + number,
-                                        steps.summed or first > 0, weight, (first, width),
-                                        False))  # fmt: skip
-                first += width
+        for number, place, columns in self._blocks(held):
+            weight, target = weights[number], targets + steps.whole.index(steps.early[number])
+            add = steps.summed or columns[0] > 0
+            products.append(Product(states + place, target, add, weight, columns, False))
         self._run("forward", groups, fresh, products, time)
         left, inner = iter(made), iter(within)
         early = [next(left) if names in steps.whole else next(inner) for names in steps.early]
@@ -252,16 +248,26 @@ class Programs:
         first_state = sum(map(len, groups))
         first_product = first_state + len(carried) + len(of_given)
         products = []
-        for names in steps.whole:
-            number, first = steps.early.index(names), 0
-            for place in steps.operand_of(names):
-                width = of_states[place].shape[-1]
-                products.append(Product(first_product + number, first_state + place, True,
-                                        weights[number], (first, width), True))  # fmt: skip
-                first += width
+        for number, place, columns in self._blocks(of_states):
+            of, to = first_product + number, first_state + place
+            products.append(Product(of, to, True, weights[number], columns, True))
         self._run("backward", groups, fresh, products, time)
         of_initial, of_extras = [t[0] for t in of_states], [t[0].sum(0) for t in sums]
         return [of_initial, of_extras, of_given, of_products, operands]
+
+    def _blocks(self, states: Tensors) -> Iterator[tuple[int, int, tuple[int, int]]]:
+        """The products that the loop makes, state by state of their operands.
+
+        Yields:
+            The product's number among the early ones, the state's place, and which columns of the
+            weight it meets: the first, and how many.
+        """
+        for names in self.steps.whole:
+            first = 0
+            for place in self.steps.operand_of(names):
+                width = states[place].shape[-1]
+                yield self.steps.early.index(names), place, (first, width)
+                first += width
 
     def _run(
         self,
