@@ -16,7 +16,7 @@ from typing import Any, Optional, get_args, get_origin, get_type_hints
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -133,8 +133,10 @@ def check_overrides(overrides: list[str], sweeping: bool) -> None:
         group, value = override.key_or_group, override.value()
         if override.is_sweep_override() and not sweeping:
             raise ConfigError(f"train is one run: cellzoo sweep {override.input_line}")
-        if group not in known:
-            continue
+        if group not in known or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            continue  # a glob takes what there is
+        if override.value_type == ValueType.INTERVAL_SWEEP:
+            raise ConfigError(f"{override.input_line}: {group} is a choice and has no interval")
         for choice in override.sweep_string_iterator() if override.is_sweep_override() else [value]:
             if choice is not None and str(choice) not in known[group]:
                 hint = nearest(str(choice), known[group])

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import LEAKY, TINY, as_a_user, metrics, result_of, results_in, sweep, train
+from commands import (
+    LEAKY,
+    TINY,
+    as_a_user,
+    assert_refused,
+    metrics,
+    result_of,
+    results_in,
+    sweep,
+    train,
+)
 
 import cellzoo
 from cellzoo.cli import main
@@ -148,6 +158,14 @@ def test_a_metric_that_is_not_finite_is_null(tmp_path, capsys):
     assert main(["train", "--plugin", "bad.py", *arguments, "name=one"]) == 0
     assert result_of("runs/one")["metrics"]["test/extra"] is None
     assert "not finite" in capsys.readouterr().out
+
+
+def test_a_pattern_of_cells_is_swept(capfd):
+    assert sweep("name=s", "cell=glob(gru_v*)") == 0
+    assert {result["cell"] for result in results_in("runs/s")} == {"gru_v1"}
+    assert_refused(["sweep", *TINY, "name=t", "cell=glob(nothing*)"], "nothing matches", capfd)
+    interval = ["sweep", *TINY, "name=t", "search=random", "cell=interval(0,1)"]
+    assert_refused(interval, "cell is a choice and has no interval", capfd)
 
 
 def test_a_failing_job_is_recorded_and_does_not_stop_the_others(tmp_path, capsys):
