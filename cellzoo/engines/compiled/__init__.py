@@ -150,7 +150,8 @@ class _Sequence(torch.autograd.Function):
             return None, None, *_replay(ctx.made, groups[:6], gradients)
         wanted = ctx.needs_input_grad[2:]
         output, *final = (gradient.contiguous() for gradient in gradients)
-        found = ctx.made.backward(*groups, output, final, of_x=wanted[0])
+        again = torch._C._autograd._get_current_graph_task_keep_graph()
+        found = ctx.made.backward(*groups, output, final, of_x=wanted[0], again=again)
         return None, None, *(g if want else None for g, want in zip(found, wanted, strict=True))
 
 
