@@ -346,7 +346,7 @@ def source(name):
     """A forward kernel's source, at H = 7."""
     cell = RNN(name, 3, 7).cell().prepare()
     projected = cell.project_sequence(torch.zeros(3, 2, 3), None)
-    written = Written(Steps(cell, tuple(projected)))
+    written = Written(Steps(cell, complete=False))
     constants = written.steps.inputs_of(cell)
     written.forward(list(projected.values()), [], list(cell.initial_state(2)), *constants)
     return written.text

@@ -8,7 +8,6 @@ are the loop's: see `runtime.h`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +29,8 @@ class Programs:
     Args:
         steps: the functions.
     """
+
+    COMPLETE = True  # whether a step does what `project` does after its product
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -98,9 +99,9 @@ class Programs:
         """
         steps = self.steps
         given = projected if projection else [sequences[place] for place in steps.kept]
-        run: Any = steps.backward
+        run = steps.backward
         if COMPILE and len(initial[0]):
-            run = partial(self._backward, bool(projection))
+            run = self._backward
             if again:
                 early = [tensor.clone() for tensor in early]
                 given = [tensor.clone() for tensor in given] if projection else given
@@ -207,7 +208,6 @@ class Programs:
 
     def _backward(
         self,
-        overwrite: bool,
         projected: Tensors,
         before: Tensors,
         early: Tensors,
@@ -217,10 +217,10 @@ class Programs:
         biases: Tensors,
         extras: Tensors,
     ) -> list[list[Tensor]]:
-        """`Steps.backward`, compiled; each early product is overwritten by its gradient.
+        """`Steps.backward`, compiled.
 
-        Args:
-            overwrite: whether what is projected is, too.
+        The gradients are written over the early products, and over what was projected if that
+        is a product which `forward` made.
         """
         steps = self.steps
         time, batch = of_output.shape[:2]
@@ -234,7 +234,9 @@ class Programs:
             for extra, spread in zip(extras, steps.spread, strict=True)
         ]
         late = weights[len(steps.early) :]
-        of_given = [*projected] if overwrite else [torch.empty_like(tensor) for tensor in projected]
+        of_given = (
+            [*projected] if steps.projection else [torch.empty_like(tensor) for tensor in projected]
+        )
         of_late = [before[0].new_empty(time, batch, len(weight)) for weight in late]
         of_products = [*early, *of_late]
         operands = [
@@ -333,10 +335,8 @@ class Programs:
 _programs: dict[Any, Programs] = {}
 
 
-def programs_of(
-    cell: GatedCell, projected: tuple[str, ...], make: type[Programs] = Programs
-) -> Programs:
-    """The programs of a prepared cell, kept: `Programs`, or what another `make` makes of its steps.
+def programs_of(cell: GatedCell, make: type[Programs] = Programs) -> Programs:
+    """The programs of a prepared cell, kept: `Programs`, or another kind.
 
     Raises:
         CompileError: its update cannot be run without values.
@@ -345,8 +345,8 @@ def programs_of(
     like = cell._like
     device = like.device
     products = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-    key = (make, type(cell), cell.hidden_size, cell.bias, options, cell.training, like.dtype,
-           device, products, projected)  # fmt: skip
+    key = (make, type(cell), cell.input_size, cell.hidden_size, cell.bias, options, cell.training,
+           like.dtype, device, products)  # fmt: skip
     if key not in _programs:
-        _programs[key] = make(Steps(cell, projected))
+        _programs[key] = make(Steps(cell, make.COMPLETE))
     return _programs[key]

@@ -124,6 +124,8 @@ class OverTime(Programs):
         steps: the functions.
     """
 
+    COMPLETE = False
+
     def __init__(self, steps: Steps) -> None:
         super().__init__(steps)
         self._drivers: dict[Any, Driver] = {}
