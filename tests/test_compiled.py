@@ -397,7 +397,8 @@ def compilations(monkeypatch):
 
 
 # Each feature of the contract: peepholes, a product within the step, norms over all gates, a
-# projected output, heads, operands and diagonals of several states, derived weights.
+# projected output, heads, operands and diagonals of several states, derived weights, cumulative
+# sums, states as wide as an option says.
 SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", "LowRankWeight",
           "AParameterThroughAFunction", "OutputThatIsNoState"]  # fmt: skip
 
@@ -411,6 +412,8 @@ SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", 
         ("gru", {}),
         ("gru_v1", {}),
         ("layernorm_lstm", {}),
+        ("on_lstm", {}),
+        ("scrn", {}),
         ("lstm", {"proj_size": 2}),
         *(pytest.param(c.values[0], c.values[2], id=c.id) for c in CASES if c.id in SAMPLE),
     ],

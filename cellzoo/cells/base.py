@@ -481,8 +481,10 @@ class GatedCell(nn.Module):
 
 
 def positive(name: str, value: Any) -> int:
-    """A positive whole number, or an error that says which one is not."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """A positive whole number (symbolic where sizes are traced), or an error that says which one
+    is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value <= 0:
         raise ValueError(f"{name} must be greater than zero, not {value}")

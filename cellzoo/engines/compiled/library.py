@@ -41,7 +41,7 @@ DTYPES = {
 DIMS = 6  # of a tensor, at most: as runtime.h has it
 # What runtime.h has of the functions that the compiler's code may call.
 CALLS = {"empty_strided", "new_tensor_handle", "assign_tensors_out", "cpu_mm_out", "cpu_addmm_out",
-         "cpu_bmm_out"}  # fmt: skip
+         "cpu_bmm_out", "cpu_cumsum"}  # fmt: skip
 
 # The arithmetic that the compiler's guards are written in.
 ARITHMETIC = {
