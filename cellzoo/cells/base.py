@@ -480,12 +480,10 @@ class GatedCell(nn.Module):
         return self.layout.blocks[parameter], weight, bias
 
 
-WHOLE: tuple[type, ...] = (int, torch.SymInt)  # symbolic where an engine traces sizes
-
-
 def positive(name: str, value: Any) -> int:
     """A positive whole number, or an error that says which one is not."""
-    if isinstance(value, bool) or not isinstance(value, WHOLE):
+    symbolic = isinstance(value, torch.SymInt)  # where an engine traces sizes
+    if isinstance(value, bool) or not (symbolic or isinstance(value, int)):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value <= 0:
         raise ValueError(f"{name} must be greater than zero, not {value}")
