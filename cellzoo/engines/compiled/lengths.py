@@ -41,14 +41,13 @@ class Lengths:
         """
         if self.equal:
             return states[self.rows :].clone()
-        return states.index_select(0, self._begins[self._lengths] + torch.arange(self.batch))
+        return states.index_select(0, self._last)
 
     def before(self, states: Tensor) -> Tensor:
         """The states before each step, (rows, …), of the same as `final`."""
         if self.equal:
             return states[: self.rows]
-        step, sequence = self._places
-        return states.index_select(0, self._begins[step] + sequence)
+        return states.index_select(0, self._previous)
 
     def turned(self, rows: Tensor) -> Tensor:
         """The rows with each sequence in the opposite order of time; turned again, as they were."""
@@ -87,6 +86,17 @@ class Lengths:
         """Each row's step and sequence."""
         step = torch.repeat_interleave(torch.tensor(self.batch_sizes))
         return step, torch.arange(self.rows) + self.batch - self._begins[1:][step]
+
+    @cached_property
+    def _last(self) -> Tensor:
+        """Where each sequence's last state is."""
+        return self._begins[self._lengths] + torch.arange(self.batch)
+
+    @cached_property
+    def _previous(self) -> Tensor:
+        """Where the state before each row is."""
+        step, sequence = self._places
+        return self._begins[step] + sequence
 
     @cached_property
     def _opposite(self) -> Tensor:
