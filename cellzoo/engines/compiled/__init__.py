@@ -174,7 +174,8 @@ class _Sequence(torch.autograd.Function):
             return None, None, None, *_replay(ctx.made, ctx.lengths, groups[:6], gradients)
         wanted = ctx.needs_input_grad[3:]
         output, *final = (gradient.contiguous() for gradient in gradients)
-        found = ctx.made.backward(ctx.lengths, *groups, output, final, of_x=wanted[0])
+        again = torch._C._autograd._get_current_graph_task_keep_graph()
+        found = ctx.made.backward(ctx.lengths, *groups, output, final, of_x=wanted[0], again=again)
         each = zip(found, wanted, strict=True)
         return None, None, None, *(gradient if want else None for gradient, want in each)
 

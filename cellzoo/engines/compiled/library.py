@@ -248,6 +248,7 @@ def library_of(
     step: Callable[..., list[Tensor]],
     sizes: list[int],
     arguments: list[Argument],
+    targets: list[int],
 ) -> Library:
     """A step's library from the cache; else traced, and compiled if that is not there either.
 
@@ -255,7 +256,8 @@ def library_of(
         identity: what the step does, in words.
         step: from groups of tensors to its results.
         sizes: of these groups.
-        arguments: the inputs, and then what its results are written to.
+        arguments: the inputs, and then what else its results are written to.
+        targets: the argument that each result is written to.
 
     Raises:
         CompileError: the cell cannot be traced or compiled.
@@ -265,7 +267,7 @@ def library_of(
     key = cache.linked(identity)
     found = cache.find(key) if key else None
     if found is None:
-        key = _make(step, sizes, arguments)
+        key = _make(step, sizes, arguments, targets)
         cache.link(identity, key)
         found = cache.find(key)
         if found is None:
@@ -278,12 +280,13 @@ def _make(
     step: Callable[..., list[Tensor]],
     sizes: list[int],
     arguments: list[Argument],
+    targets: list[int],
 ) -> str:
     """Trace, and compile what was never compiled; returns the library's key."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own, about itself
         try:
-            graph, example = _trace(step, sizes, arguments)
+            graph, example = _trace(step, sizes, arguments, targets)
             key = cache.key(_sources(), _text(graph))
             if cache.find(key) is None:
                 with tempfile.TemporaryDirectory() as folder:
@@ -300,11 +303,9 @@ def _trace(
     step: Callable[..., list[Tensor]],
     sizes: list[int],
     arguments: list[Argument],
+    targets: list[int],
 ) -> tuple[torch.fx.GraphModule, list[Tensor]]:
-    """The step's graph with symbolic sizes, and the example that it was traced with.
-
-    Its results are written to the arguments that come after its inputs.
-    """
+    """The step's graph with symbolic sizes, and the example that it was traced with."""
     from torch.fx.experimental.proxy_tensor import make_fx  # heavy, and seldom needed
 
     # Extents that are equal when traced are taken for one and the same.
@@ -314,8 +315,8 @@ def _trace(
 
     def traced(*tensors: Tensor) -> tuple[()]:
         results = step(*grouped(tensors, *sizes))
-        for target, result in zip(tensors[sum(sizes) :], results, strict=True):
-            target.copy_(result)
+        for target, result in zip(targets, results, strict=True):
+            tensors[target].copy_(result)
         return ()
 
     graph = make_fx(traced, {torch.ops.aten.tanh.default: _tanh}, tracing_mode="symbolic")(*example)

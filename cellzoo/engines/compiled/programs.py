@@ -9,6 +9,7 @@ before a forward step and after a backward one, are the loop's: see `runtime.h`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,6 +96,7 @@ class Programs:
         of_output: Tensor,
         of_final: Tensors,
         of_x: bool,
+        again: bool,
     ) -> list[Tensor | None]:
         """The gradients of the tensors of the first six groups.
 
@@ -103,11 +105,18 @@ class Programs:
             projected, states, early: what it gave.
             of_output, of_final: the gradients of the outputs, (rows, …), and the final states.
             of_x: whether that of x is wanted.
+            again: whether this will be called again with the same tensors. If not, what only
+                `forward` made is overwritten.
         """
         steps = self.steps
         given = projected if projection else [sequences[place] for place in steps.kept]
         before = [lengths.before(each) for each in states]
-        run = self._backward if COMPILE and lengths.batch else steps.backward
+        run: Any = steps.backward
+        if COMPILE and lengths.batch:
+            run = partial(self._backward, bool(projection))
+            if again:
+                early = [tensor.clone() for tensor in early]
+                given = [tensor.clone() for tensor in given] if projection else given
         of_initial, of_extras, of_given, of_products, operands = run(
             lengths, given, before, early, of_output, of_final, weights, biases, extras
         )
@@ -190,13 +199,13 @@ class Programs:
             for names in steps.early
             if names not in steps.whole
         ]
-        fresh = [Argument(sequence, "time", True) for sequence in after]
+        results = [Argument(sequence, "time", True) for sequence in after]
         if isinstance(steps.output, Shape):
             output = like.new_empty(rows, steps.output.width, dtype=steps.output.dtype)
-            fresh.append(Argument(output, "time", True))
+            results.append(Argument(output, "time", True))
         else:
             output = after[steps.output]
-        fresh += [Argument(product, "time", True) for product in within]
+        results += [Argument(product, "time", True) for product in within]
         groups = [
             [Argument(projected[place], "time", True) for place in steps.within],
             [Argument(sequence, "time", True, -1) for sequence in after],
@@ -209,13 +218,14 @@ class Programs:
             weight, target = weights[number], targets + steps.whole.index(steps.early[number])
             add = steps.summed or columns[0] > 0
             products.append(Product(states + place, target, add, weight, columns, False))
-        self._run("forward", groups, fresh, products, lengths)
+        self._run("forward", groups, results, products, lengths)
         left, inner = iter(made), iter(within)
         early = [next(left) if names in steps.whole else next(inner) for names in steps.early]
         return output, held, early
 
     def _backward(
         self,
+        overwrite: bool,
         lengths: Lengths,
         projected: Tensors,
         before: Tensors,
@@ -226,7 +236,11 @@ class Programs:
         biases: Tensors,
         extras: Tensors,
     ) -> list[list[Tensor]]:
-        """`Steps.backward`, compiled."""
+        """`Steps.backward`, compiled; each early product is overwritten by its gradient.
+
+        Args:
+            overwrite: whether what is projected is, too.
+        """
         steps = self.steps
         rows, parts = lengths.rows, self._parts(lengths)
         # Steps take turns. A sequence's last one reads either, as its length is even or odd.
@@ -236,11 +250,9 @@ class Programs:
             for extra, spread in zip(extras, steps.spread, strict=True)
         ]
         late = weights[len(steps.early) :]
-        of_given = [torch.empty_like(tensor) for tensor in projected]
-        of_products = [
-            *map(torch.empty_like, early),
-            *(before[0].new_empty(rows, len(weight)) for weight in late),
-        ]
+        of_given = [*projected] if overwrite else [torch.empty_like(tensor) for tensor in projected]
+        of_late = [before[0].new_empty(rows, len(weight)) for weight in late]
+        of_products = [*early, *of_late]
         operands = [
             before[0].new_empty(rows, each.width, dtype=each.dtype) for each in steps.operands
         ]
@@ -256,17 +268,16 @@ class Programs:
             [argument._replace(first=1) for argument in carried[len(of_states) :]],
             *([Argument(tensor) for tensor in group] for group in (weights, biases, extras)),
         ]  # fmt: skip
-        fresh = [
+        results = [
             *carried,
             *(Argument(t, "time", True) for t in (*of_given, *of_products, *operands)),
         ]
-        first_state = sum(map(len, groups))
-        first_product = first_state + len(carried) + len(of_given)
+        first_product, first_state = len(projected) + len(before), sum(map(len, groups))
         products = []
         for number, place, columns in self._blocks(of_states):
             of, to = first_product + number, first_state + place
             products.append(Product(of, to, True, weights[number], columns, True))
-        self._run("backward", groups, fresh, products, lengths)
+        self._run("backward", groups, results, products, lengths)
         of_initial, of_extras = [t[0] for t in of_states], [t[0].sum(0) for t in sums]
         return [of_initial, of_extras, of_given, of_products, operands]
 
@@ -288,16 +299,25 @@ class Programs:
         self,
         name: str,
         groups: list[list[Argument]],
-        fresh: list[Argument],
+        results: list[Argument],
         products: list[Product],
         lengths: Lengths,
     ) -> None:
-        arguments = [*(argument for group in groups for argument in group), *fresh]
+        """Run all steps.
+
+        Args:
+            results: what a step's results are written to; inputs may be among them.
+        """
+        arguments = [argument for group in groups for argument in group]
+        sizes, targets = [len(group) for group in groups], []
+        places = {(id(a.tensor), a.first): place for place, a in enumerate(arguments)}
+        for result in results:
+            targets.append(places.get((id(result.tensor), result.first), len(arguments)))
+            arguments += [result] if targets[-1] == len(arguments) else []
         if name not in self._made:
-            sizes = [len(group) for group in groups]
             step = self._forward_step if name == "forward" else self._backward_step
-            identity = f"{name}\n{self.steps.identity}"
-            self._made[name] = library_of(identity, step, sizes, arguments)
+            identity = f"{name} {targets}\n{self.steps.identity}"
+            self._made[name] = library_of(identity, step, sizes, arguments, targets)
         parts = self._parts(lengths)
         self._made[name].run(arguments, products, lengths, parts, name == "backward")
 

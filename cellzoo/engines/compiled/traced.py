@@ -173,6 +173,7 @@ class OverTime(Programs):
 
     def _backward(
         self,
+        overwrite: bool,
         lengths: Lengths,
         projected: Tensors,
         before: Tensors,
@@ -183,7 +184,7 @@ class OverTime(Programs):
         biases: Tensors,
         extras: Tensors,
     ) -> list[list[Tensor]]:
-        """`Steps.backward` over time."""
+        """`Steps.backward` over time; nothing is overwritten."""
         steps, sizes = self.steps, (len(weights), len(biases), len(extras))
         inputs = len(projected), steps.states, len(steps.early), 1
 
