@@ -549,9 +549,52 @@ def test_no_compiler_is_said(monkeypatch):
         RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
 
 
-def test_tanh_is_as_exact_as_its_comment_says():
-    x = torch.linspace(-12, 12, 400_001)
-    exact = torch.tanh(x.double())
-    ulp = torch.tensor(2.0) ** (exact.abs().log2().floor() - 23)
-    wrong = (library._tanh(x).double() - exact).abs()
-    assert (wrong[exact != 0] / ulp[exact != 0]).max() < 3.5
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+def test_functions_are_as_exact_as_their_comments_say():
+    class Functions(GatedCell):
+        gates = ("t", "e")
+        states = ("h", "e")
+
+        def update(self, a, s):
+            return torch.tanh(a.t), torch.exp(a.e)
+
+    rnn = RNN(Functions, 1, 16, engine="compiled", bias=False)
+    with torch.no_grad():
+        rnn.weight_ih_l0.fill_(1)
+        rnn.weight_hh_l0.zero_()
+    near_0 = torch.logspace(-30, 0, 4001)
+    x = torch.cat([torch.linspace(-100, 100, 400_001), near_0, -near_0])
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0, 88.7, 88.8, -87, -200])
+    with torch.no_grad():
+        _, found = rnn(torch.cat([x, special])[None, :, None])
+    tanh, exp = (state[0] for state in found)
+    for found, exact, units in ((tanh, x.double().tanh(), 5), (exp, x.double().exp(), 2)):
+        got = found[: len(x), 3]
+        number = exact.abs().clamp(2.0**-126, torch.finfo(torch.float32).max)
+        unit = 2.0 ** (number.log2().floor() - 23)
+        off = ((got.double() - exact).abs() / unit)[(exact.abs() > 1e-37) & (exact < 3.4e38)]
+        assert off.max() < units
+    assert tanh.nan_to_num(0).abs().max() == 1
+    want = torch.tensor([float("nan"), 1, -1, 0, 1, 1, -1, -1])
+    torch.testing.assert_close(tanh[len(x) :, 3], want, equal_nan=True, rtol=0, atol=0)
+    want = special.double().exp().float()
+    torch.testing.assert_close(exp[len(x) :, 3], want, equal_nan=True, rtol=1e-6, atol=2e-38)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("cell", ["peephole_lstm", "gru"])
+def test_a_graph_that_is_kept_can_be_used_again(cell):
+    """Gradients are written over what the forward pass keeps, but for the last time only."""
+    rnn = build(cell, engine="compiled")
+    x = normal(5, 2, 3)
+    output, _ = rnn(x)
+    inputs = [x, *rnn.parameters()]
+    first, second, third = (
+        torch.autograd.grad(output.square().sum(), inputs, retain_graph=keep)
+        for keep in (True, True, False)
+    )
+    for one, two, three in zip(first, second, third, strict=True):
+        torch.testing.assert_close(two, one, rtol=0, atol=0)
+        torch.testing.assert_close(three, one, rtol=0, atol=0)

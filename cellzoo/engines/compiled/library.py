@@ -319,19 +319,8 @@ def _trace(
             tensors[target].copy_(result)
         return ()
 
-    graph = make_fx(traced, {torch.ops.aten.tanh.default: _tanh}, tracing_mode="symbolic")(*example)
+    graph = make_fx(traced, tracing_mode="symbolic")(*example)
     return graph, example
-
-
-def _tanh(x: Tensor) -> Tensor:
-    """tanh in single precision to 3 units in the last place; much faster than the library's."""
-    if x.dtype != torch.float32:
-        return NotImplemented
-    z = x * x
-    # Near 0, where the other form cancels: the minimax polynomial of (tanh(x)/x − 1)/x².
-    p = 0.021010039374232292 - 0.006113144569098949 * z
-    p = -0.3333332836627960 + z * (0.13332794606685638 + z * (z * p - 0.05385405942797661))
-    return torch.where(x.abs() < 0.625, x + x * (z * p), 1 - 2 / (torch.exp(2 * x) + 1))
 
 
 def _text(graph: torch.fx.GraphModule) -> str:
@@ -416,10 +405,40 @@ def _with_runtime(code: str) -> str:
         raise CompileError(f"a step of it calls {names}, which compiled steps cannot")
     # The compiler's note of a division by 0 is one for all threads; without, it raises at once.
     code = re.sub(r"^.*inductor_cpu_(?:throw_if_)?integer_div_error.*\n", "", code, flags=re.M)
+    # The runtime's own functions, which are no calls.
+    code = re.sub(r"(\w+(?:\.neg\(\))?)\.(exp|tanh)\(\)", r"cellzoo::\2(\1)", code)
     wrapper, kernels = code.split("#include <torch/csrc/inductor/cpp_prefix.h>", 1)
+    kernels = _apart(wrapper, kernels)
     wrapper = re.sub(r"^#include .*$", "", wrapper, flags=re.M)
     runtime = Path(__file__).with_name("runtime.h").read_text()
     return f"{runtime}\nnamespace cellzoo {{\n{wrapper}\n}}\n{kernels}"
+
+
+def _apart(wrapper: str, kernels: str) -> str:
+    """The kernels with `__restrict__` for each pointer whose memory no other one of its call has.
+
+    Else what a loop reads of a row, as a norm's scale, is read and divided anew for each number
+    that it writes.
+    """
+    origin = r"auto (\w+) = .*?(?:move|reinterpret_tensor_wrapper)\(((?:buf|arg)\w+)"
+    origins = dict(re.findall(origin, wrapper))
+
+    def storage(name: str) -> str:
+        return storage(origins[name]) if name in origins else name
+
+    calls = re.findall(r"^    (cpp_\w+)\((.*)\);$", wrapper, flags=re.M)
+    names = [name for name, _ in calls]
+    for kernel, call in calls:
+        storages = [storage(name) for name in re.findall(r"\*\)\((\w+)\.data_ptr", call)]
+        found = re.search(rf"void +{kernel}\(([^)]*)\)", kernels)
+        if found is None or found[1].count("*") != len(storages) or names.count(kernel) > 1:
+            continue
+        marked = [" __restrict__" if storages.count(name) == 1 else "" for name in storages]
+        before, *after = found[1].split("*")
+        each = zip(marked, after, strict=True)
+        apart = before + "".join(f"*{mark}{rest}" for mark, rest in each)
+        kernels = kernels.replace(f"{kernel}({found[1]})", f"{kernel}({apart})", 1)
+    return kernels
 
 
 @once

@@ -105,6 +105,49 @@ struct Buffer {  // aligned, and not filled
         data(reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(owned.get()) + 63) & ~63ull)) {}
 };
 
+// -- functions of vectors ----------------------------------------------------------------------
+
+template <typename V>
+inline V exp(const V& x) { return x.exp(); }
+template <typename V>
+inline V tanh(const V& x) { return x.tanh(); }
+
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+// In single precision without a call, which would have every register saved. Of nan, nan.
+
+template <typename... Floats>
+inline Vector<float> polynomial(const Vector<float>& x, float first, Floats... others) {
+  if constexpr (sizeof...(others) == 0) return Vector<float>(first);
+  else return at::vec::fmadd(x, polynomial(x, others...), Vector<float>(first));
+}
+
+// To 2 units in the last place: 2^n e^r, with n ln 2 + r = x. 0 below -87.
+template <>
+inline Vector<float> exp(const Vector<float>& given) {
+  using at::vec::fmadd;
+  const auto x = at::vec::clamp(given, Vector<float>(-87.3f), Vector<float>(89.f));
+  const auto n = fmadd(x, Vector<float>(1.44269504f), Vector<float>(0.5f)).floor();
+  auto r = fmadd(n, Vector<float>(-0.693359375f), x);  // ln 2 in two parts, the first exact
+  r = fmadd(n, Vector<float>(2.12194440e-4f), r);
+  const auto power = polynomial(r, 1.f, 1.f, 0.499999934f, 0.166665201f, 0.0416683942f,
+                                0.00836878041f, 0.00138144669f);
+  // n may be 128, and 2^128 is no number.
+  const auto half = at::vec::convert_to_int_of_same_size(n) + Vector<int32_t>(126);
+  return power * at::vec::cast<float>(half << Vector<int32_t>(23)) * Vector<float>(2.f);
+}
+
+// To 5 units in the last place: the minimax x P(x^2) / Q(x^2) up to where it rounds to 1.
+template <>
+inline Vector<float> tanh(const Vector<float>& given) {
+  const auto x = at::vec::clamp(given, Vector<float>(-9.02f), Vector<float>(9.02f));
+  const auto z = x * x;
+  const auto p = polynomial(z, 0.999999979f, 0.133797179f, 0.00349403456f, 2.05834817e-5f,
+                            1.33190730e-8f);
+  const auto q = polynomial(z, 1.f, 0.467130332f, 0.0258710732f, 3.28309286e-4f, 7.76201978e-7f);
+  return at::vec::clamp(x * p / q, Vector<float>(-1.f), Vector<float>(1.f));
+}
+#endif
+
 // -- tensors -----------------------------------------------------------------------------------
 
 // torch's numbers of its dtypes.
