@@ -116,6 +116,20 @@ def test_packed(cell, step, options):
     assert_packed_is_alone(rnn, [1, 5, 2, 5], enforce_sorted=False)
 
 
+@pytest.mark.usefixtures("_as_plain_functions")
+def test_packed_is_one_call_for_a_direction(monkeypatch):
+    calls, backward = [], programs.Programs.backward
+
+    def counting(self, lengths, *arguments, **keywords):
+        calls.append(lengths.batch_sizes)
+        return backward(self, lengths, *arguments, **keywords)
+
+    monkeypatch.setattr(programs.Programs, "backward", counting)
+    rnn = build("lstm", engine="compiled", bidirectional=True)
+    rnn(pack_padded_sequence(normal(5, 3, 3), [5, 3, 1]))[0].data.sum().backward()
+    assert calls == [[3, 2, 2, 1, 1]] * 2
+
+
 @st.composite
 def runs(draw):
     """A cell, how it is stacked, and an input for it, packed or not."""
@@ -175,12 +189,15 @@ def test_any_length_and_batch(steps, batch, bias):
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("cell", ["peephole_lstm", "gru_v1", "layernorm_lstm"])
-def test_second_derivatives(cell):
+def test_second_derivatives(cell, packed):
     def penalty(engine):
         rnn = build(cell, engine=engine)
         x = normal(5, 2, 3)
-        (slope,) = torch.autograd.grad(rnn(x)[0].sum(), x, create_graph=True)
+        given = pack_padded_sequence(x, [5, 3]) if packed else x
+        output = rnn(given)[0].data if packed else rnn(given)[0]
+        (slope,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
         inputs = {"x": x, **dict(rnn.named_parameters())}
         found = torch.autograd.grad(slope.square().sum(), inputs.values(), materialize_grads=True)
         return dict(zip(inputs, found, strict=True))
@@ -396,6 +413,22 @@ def compilations(monkeypatch):
     return count
 
 
+def of_lengths(cell, engine, sizes, lengths, threads, packed=True, dtype=F64, seed=0, **options):
+    """Everything that a run of sequences of these lengths gives, gradients included."""
+    rnn = RNN(cell, *sizes, engine=engine, dtype=F64, **options)
+    shake(rnn, seed)
+    batch = len(lengths)
+    x, state = normal(max(lengths), batch, sizes[0], seed=seed), random_state(rnn, batch, seed)
+    rnn, x, *state = (t.to(dtype) for t in (rnn, x, *state))
+    inputs = with_gradient(x=x, **{f"s{i}": s for i, s in enumerate(state)})
+    inputs |= dict(rnn.named_parameters())
+    given = pack_padded_sequence(x, lengths, enforce_sorted=False) if packed else x
+    with on_threads(threads):
+        output, final = rnn(given, in_form(tuple(state)))
+        output = pad_packed_sequence(output)[0] if packed else output
+        return everything(output, final, inputs)
+
+
 # Each feature of the contract: peepholes, a product within the step, norms over all gates, a
 # projected output, heads, operands and diagonals of several states, derived weights, cumulative
 # sums, states as wide as an option says.
@@ -424,17 +457,53 @@ def test_compiled_for_real_at_several_sizes(cell, options, compilations, monkeyp
         (9, 2, 4, 4, 1), (8, 7, 4, 4, 3), (1, 1, 4, 4, 2), (4, 1, 5, 16, 1), (5, 16, 16, 16, 2),
         (3, 20, 20, 40, 3),
     ):  # fmt: skip
-        results = []
-        for engine in ("loop", "compiled"):
-            rnn = RNN(cell, input_size, hidden_size, engine=engine, dtype=F64, **options)
-            shake(rnn)
-            x, state = normal(steps, batch, input_size), random_state(rnn, batch)
-            inputs = with_gradient(x=x, **{f"s{i}": s for i, s in enumerate(state)})
-            inputs |= dict(rnn.named_parameters())
-            with on_threads(threads):
-                results.append(everything(*rnn(x, in_form(state)), inputs))
-        assert_equal(results[1], results[0])
+        sizes = input_size, hidden_size
+        loop, found = (
+            of_lengths(cell, engine, sizes, [steps] * batch, threads, packed=False, **options)
+            for engine in ("loop", "compiled")
+        )
+        assert_equal(found, loop)
+    for lengths, threads in (
+        ([1, 5, 2, 5], 1), ([3, 3, 3], 2), ([4], 2), ([1, 1], 2), ([6, 5, 4, 3, 2, 1], 3),
+        ([9, 1, 1], 2),
+    ):  # fmt: skip
+        loop, found = (
+            of_lengths(cell, engine, (4, 4), lengths, threads, num_layers=2, bidirectional=True,
+                       **options)
+            for engine in ("loop", "compiled")
+        )  # fmt: skip
+        assert_equal(found, loop)
     assert len(compilations) == 2  # one forward and one backward served all sizes
+
+
+@pytest.mark.slow
+def test_packed_compiled_for_real(tmp_path):
+    """Lengths, threads and stacks at random, to the rounding of the loop in float64."""
+
+    @given(
+        lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+        threads=st.integers(1, 3),
+        hidden_size=st.integers(1, 20),
+        layers=st.integers(1, 2),
+        bidirectional=st.booleans(),
+        dtype=st.sampled_from([torch.float32, F64]),
+        seed=st.integers(0, 1000),
+    )
+    @settings(max_examples=60, deadline=None)
+    def agree(lengths, threads, hidden_size, layers, bidirectional, dtype, seed):
+        shape = (3, hidden_size), lengths, threads
+        stack = {"num_layers": layers, "bidirectional": bidirectional, "seed": seed}
+        exact = of_lengths("peephole_lstm", "loop", *shape, **stack)
+        got = of_lengths("peephole_lstm", "compiled", *shape, dtype=dtype, **stack)
+        for name, want in exact.items():
+            near = 1e-11 if dtype == F64 else 1e-5
+            assert (got[name].to(F64) - want).norm() <= near * max(want.norm(), 1), name
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        patch.setattr(programs, "_programs", {})
+        patch.setattr(programs, "ALONE", 1)
+        agree()
 
 
 @pytest.mark.slow

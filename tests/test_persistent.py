@@ -27,6 +27,7 @@ from test_contract import CASES, Decaying, Dropping
 from cellzoo import RNN, Extra, GatedCell, State, build_cell, list_cells
 from cellzoo.engines import EngineError
 from cellzoo.engines.compiled import programs
+from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.steps import Steps
 from cellzoo.engines.compiled.traced import has_triton, loop
 from cellzoo.engines.persistent import kernels
@@ -348,7 +349,8 @@ def source(name):
     projected = cell.project_sequence(torch.zeros(3, 2, 3), None)
     written = Written(Steps(cell, complete=False))
     constants = written.steps.inputs_of(cell)
-    written.forward(list(projected.values()), [], list(cell.initial_state(2)), *constants)
+    rows = [tensor.flatten(0, 1) for tensor in projected.values()]
+    written.forward(Lengths([2, 2, 2]), rows, [], list(cell.initial_state(2)), *constants)
     return written.text
 
 

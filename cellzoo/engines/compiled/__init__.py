@@ -6,7 +6,7 @@ author's update; each weight's gradient is one product after the loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.compiled.chunks import Chunked
+from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.products import FasterLinear
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.compiled.steps import grouped
@@ -83,7 +84,11 @@ def run_direction(
     initial: States,
     reverse: bool,
 ) -> tuple[Tensor, States]:
-    """One direction by `make`: packed input as runs of equal batch size."""
+    """One direction by `make`.
+
+    Packed input is one call; where `make` takes sequences of one length only, or states are to be
+    computed again, as runs of equal batch size.
+    """
     cell = cell.prepare()
     made = programs_of(cell, make)
     if made.steps.projection and dt is None:
@@ -96,64 +101,86 @@ def run_direction(
         if tuple(projected) != made.steps.projected:
             raise CompileError(f"{cell.name}.project gave {list(projected)}, and first others")
     constants = [projection, *made.steps.inputs_of(cell)]
-    dense = partial(_run_dense, made, constants, reverse)
+    run = partial(_run_rows, made, constants, reverse)
+    if batch_sizes is not None and made.takes_packed and checkpoint_steps is None:
+        return run(Lengths(batch_sizes.tolist()), sequences, initial)
+    dense = partial(_run_dense, run)
     return run_one_direction(dense, sequences, initial, batch_sizes, reverse, checkpoint_steps)
 
 
 def _run_dense(
-    made: Programs,
-    constants: list[list[Tensor]],
-    reverse: bool,
+    run: Callable[[Lengths, list[Tensor], States], tuple[Tensor, States]],
     sequences: Sequence[Tensor],
     initial: States,
 ) -> tuple[Tensor, States]:
-    groups = [[t.flip(0) for t in sequences] if reverse else sequences, initial, *constants]
+    steps, batch = sequences[0].shape[:2]
+    rows = [tensor.flatten(0, 1) for tensor in sequences]
+    output, final = run(Lengths([batch] * steps), rows, initial)
+    return output.unflatten(0, (steps, batch)), final
+
+
+def _run_rows(
+    made: Programs,
+    constants: list[list[Tensor]],
+    reverse: bool,
+    lengths: Lengths,
+    sequences: list[Tensor],
+    initial: States,
+) -> tuple[Tensor, States]:
+    """One direction of sequences of these lengths, (rows, …) each."""
+    groups = [[*map(lengths.turned, sequences)] if reverse else sequences, initial, *constants]
     sizes = [len(group) for group in groups]
     tensors = [tensor.contiguous() for group in groups for tensor in group]
     with torch.autocast(initial[0].device.type, enabled=False):  # the steps cast what is cast
-        output, *final = _Sequence.apply(made, sizes, *tensors)
-    return output.flip(0) if reverse else output, tuple(final)
+        output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
+    return lengths.turned(output) if reverse else output, tuple(final)
 
 
 class _Sequence(torch.autograd.Function):
     """A whole sequence: keeps the states and the pre-activations, no more.
 
-    Its tensors are x or what is projected, (T, B, …) each; the initial states; weight_ih and
+    Its tensors are x or what is projected, (rows, …) each; the initial states; weight_ih and
     bias_ih where it makes the projection; the weights and biases of the products; extras.
     """
 
     @staticmethod
-    def forward(ctx: Any, made: Programs, sizes: list[int], *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, made: Programs, lengths: Lengths, sizes: list[int], *tensors: Tensor
+    ) -> Any:
         sequences, initial, projection, *others = grouped(tensors, *sizes)
-        final, output, before, early, projected = made.forward(
-            sequences, projection, initial, *others
+        final, output, states, early, projected = made.forward(
+            lengths, sequences, projection, initial, *others
         )
-        ctx.made, ctx.sizes = made, [*sizes, len(projected), len(before), len(early)]
-        ctx.save_for_backward(*tensors, *projected, *before, *early)
+        ctx.made, ctx.lengths = made, lengths
+        ctx.sizes = [*sizes, len(projected), len(states), len(early)]
+        ctx.save_for_backward(*tensors, *projected, *states, *early)
         return output, *final
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         groups = grouped(ctx.saved_tensors, *ctx.sizes)
         if torch.is_grad_enabled():  # create_graph: a second derivative goes through the loop
-            return None, None, *_replay(ctx.made, groups[:6], gradients)
-        wanted = ctx.needs_input_grad[2:]
+            return None, None, None, *_replay(ctx.made, ctx.lengths, groups[:6], gradients)
+        wanted = ctx.needs_input_grad[3:]
         output, *final = (gradient.contiguous() for gradient in gradients)
         again = torch._C._autograd._get_current_graph_task_keep_graph()
-        found = ctx.made.backward(*groups, output, final, of_x=wanted[0], again=again)
-        return None, None, *(g if want else None for g, want in zip(found, wanted, strict=True))
+        found = ctx.made.backward(ctx.lengths, *groups, output, final, of_x=wanted[0], again=again)
+        each = zip(found, wanted, strict=True)
+        return None, None, None, *(gradient if want else None for gradient, want in each)
 
 
-def _replay(made: Programs, groups: list[list[Tensor]], gradients: Any) -> list[Tensor | None]:
+def _replay(
+    made: Programs, lengths: Lengths, groups: list[list[Tensor]], gradients: Any
+) -> list[Tensor | None]:
     """The gradients by the plain loop, themselves with a graph."""
     sequences, initial, projection, *others = groups
     projected = [functional.linear(*sequences, *projection)] if projection else sequences
-    found = made.steps.forward(projected, initial, *others)
+    found = made.steps.forward(lengths, projected, initial, *others)
     inputs = [tensor for group in groups for tensor in group]
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     number = made.steps.states
     slopes = torch.autograd.grad(
-        [found[2 * number], *found[:number]], wanted, gradients, create_graph=True,
+        [found[number], *found[:number]], wanted, gradients, create_graph=True,
         allow_unused=True,
     )  # fmt: skip
     left = iter(slopes)

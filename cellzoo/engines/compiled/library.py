@@ -16,7 +16,7 @@ import warnings
 from array import array
 from collections.abc import Callable
 from functools import cache as once
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from unittest import mock
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cellzoo.cells import base
 from cellzoo.engines.compiled import cache
+from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.steps import grouped
 from cellzoo.engines.errors import CompileError, in_one_line
 
@@ -64,11 +65,13 @@ class Argument(NamedTuple):
 
     Attributes:
         tensor: contiguous.
-        axis: what its first extent is: "time", of which each step sees its own; "turn", two of
-            which steps take in turns, to read what the last one wrote; or none of these.
-        batched: whether the extent after that is the batch's. What is taken in turns and is not
-            has one extent for the parts of a batch instead, each of which sees its own.
-        first: what the first step sees of time, or of turns.
+        axis: what its first extent is: "time", the rows of a batch step by step, of which each
+            step sees its own; "turn", two of which steps take in turns, to read what the last one
+            wrote; or none of these.
+        batched: whether a step sees rows of the batch. What is taken in turns and is not has one
+            extent for the parts of a batch instead, each of which sees its own.
+        first: what the first step sees of time, or of turns. Step -1 has rows for all sequences,
+            before the tensor.
     """
 
     tensor: Tensor
@@ -81,21 +84,22 @@ class Argument(NamedTuple):
         """Whether there is one for each part of a batch."""
         return self.axis == "turn" and not self.batched
 
-    def shape(self, batch: int) -> tuple[int, ...]:
+    def shape(self, rows: int) -> tuple[int, ...]:
         """What a step sees, of a batch of this size."""
-        shape = self.tensor.shape[bool(self.axis) + self.apart :]
-        return (batch, *shape[1:]) if self.batched else tuple(shape)
+        shape = self.tensor.shape[{"time": 1, "turn": 2, "": 0}[self.axis] :]
+        return (rows, *shape) if self.batched else tuple(shape)
 
     def packed(self) -> list[int]:
         """As runtime.h has it."""
         tensor, shape = self.tensor, self.shape(0)
         strides = [stride * tensor.itemsize for stride in tensor.stride()]
+        turns = self.axis == "turn"
         return [
             tensor.data_ptr(),
-            strides[0] if self.axis else 0,
+            self.axis == "time",
+            strides[0] if turns else 0,
             self.first,
-            2 if self.axis == "turn" else 0,
-            strides[bool(self.axis)] if self.batched else 0,
+            strides[turns] if self.batched else 0,
             strides[1] if self.apart else 0,
             DTYPES[tensor.dtype],
             len(shape),
@@ -166,8 +170,7 @@ class Library:
         self,
         arguments: list[Argument],
         products: list[Product],
-        time: int,
-        batch: int,
+        lengths: Lengths,
         parts: int,
         backwards: bool,
     ) -> None:
@@ -176,14 +179,21 @@ class Library:
         Raises:
             CompileError: the steps do something else for these sizes.
         """
-        for rows in {batch // parts, -(-batch // parts)}:
-            if rows not in self._fitting:
-                self._check(arguments, rows)
-                self._fitting.add(rows)
+        bounds = lengths.bounds(parts)
+        for first, end in pairwise(bounds):
+            for rows in {min(size, end) - first for size in {*lengths.batch_sizes}}:
+                if rows > 0 and rows not in self._fitting:
+                    self._check(arguments, rows)
+                    self._fitting.add(rows)
+        sizes, ends = array("q", lengths.batch_sizes), array("q", bounds)
         flat = array("q", (n for argument in arguments for n in argument.packed()))
         more = array("q", (n for product in products for n in product.packed()))
         failed = self._code.cellzoo_run(
-            *map(ctypes.c_int64, (time, batch, parts, backwards)),
+            ctypes.c_int64(lengths.steps),
+            ctypes.c_void_p(sizes.buffer_info()[0]),
+            ctypes.c_int64(parts),
+            ctypes.c_void_p(ends.buffer_info()[0]),
+            ctypes.c_int64(backwards),
             ctypes.c_void_p(flat.buffer_info()[0]),
             ctypes.c_int64(len(arguments)),
             ctypes.c_void_p(more.buffer_info()[0]),

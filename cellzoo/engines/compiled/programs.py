@@ -1,8 +1,9 @@
 """Compiled steps run over a sequence: what a program reads and writes at each step.
 
-Each state of a sequence lies in one buffer (T + 1, B, width): a step reads its part at t and
-writes that at t + 1. The products with the states, before a forward step and after a backward one,
-are the loop's: see `runtime.h`.
+What has values over time is (rows, …), as `Lengths` says: step by step, those of the sequences
+that still run. Each state lies in one buffer (B + rows, width), the initial ones first: a step
+reads the rows that the last one wrote, and writes those after them. The products with the states,
+before a forward step and after a backward one, are the loop's: see `runtime.h`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.library import Argument, Library, Product, library_of
 from cellzoo.engines.compiled.products import linear, outer
 from cellzoo.engines.compiled.steps import Shape, Steps, Tensors, grouped
@@ -28,9 +30,14 @@ class Programs:
 
     Args:
         steps: the functions.
+
+    Attributes:
+        takes_packed: whether sequences may be of several lengths.
+        completes_projections: whether a step may do what `project` does after its product.
     """
 
-    COMPLETE = True  # whether a step does what `project` does after its product
+    takes_packed = True
+    completes_projections = True
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -38,6 +45,7 @@ class Programs:
 
     def forward(
         self,
+        lengths: Lengths,
         sequences: Tensors,
         projection: Tensors,
         initial: Tensors,
@@ -48,31 +56,35 @@ class Programs:
         """All steps.
 
         Args:
-            sequences: x, or what is projected, (T, B, …) each.
+            lengths: of the batch's sequences.
+            sequences: x, or what is projected, (rows, …) each.
             projection: weight_ih and bias_ih for x; else nothing.
             initial, weights, biases, extras: as `Steps.forward` takes them.
 
         Returns:
-            The final states; then, (T, B, …) each, the outputs, the states before each step, the
-            early products (`summed`: the pre-activations), and what was projected and is kept.
+            The final states; the outputs, (rows, …); the states, (B + rows, …), the initial ones
+            and those after each step; then, (rows, …) each, the early products (`summed`: the
+            pre-activations), and what was projected and is kept.
         """
         steps = self.steps
-        if not COMPILE or not sequences[0].shape[1]:
+        if not COMPILE or not lengths.batch:
             projected = [functional.linear(*sequences, *projection)] if projection else sequences
-            found = steps.forward(projected, initial, weights, biases, extras)
-            final, before, (output,), early = grouped(
-                found, steps.states, steps.states, 1, len(steps.early)
+            found = steps.forward(lengths, projected, initial, weights, biases, extras)
+            final, (output,), states, early = grouped(
+                found, steps.states, 1, steps.states, len(steps.early)
             )
         else:
             projected = self._projected(sequences, projection, biases)
-            final, output, before, early = self._forward(
-                projected, initial, weights, biases, extras
+            output, states, early = self._forward(
+                lengths, projected, initial, weights, biases, extras
             )
+            final = [lengths.final(each) for each in states]
         kept = [projected[place] for place in steps.kept] if projection else []
-        return final, output, before, early, kept
+        return final, output, states, early, kept
 
     def backward(
         self,
+        lengths: Lengths,
         sequences: Tensors,
         initial: Tensors,
         projection: Tensors,
@@ -80,7 +92,7 @@ class Programs:
         biases: Tensors,
         extras: Tensors,
         projected: Tensors,
-        before: Tensors,
+        states: Tensors,
         early: Tensors,
         of_output: Tensor,
         of_final: Tensors,
@@ -90,23 +102,24 @@ class Programs:
         """The gradients of the tensors of the first six groups.
 
         Args:
-            sequences, initial, projection, weights, biases, extras: what `forward` took.
-            projected, before, early: what it gave.
-            of_output, of_final: the gradients of the outputs, (T, B, …), and the final states.
+            lengths, sequences, initial, projection, weights, biases, extras: what `forward` took.
+            projected, states, early: what it gave.
+            of_output, of_final: the gradients of the outputs, (rows, …), and the final states.
             of_x: whether that of x is wanted.
             again: whether this will be called again with the same tensors. If not, what only
                 `forward` made is overwritten.
         """
         steps = self.steps
         given = projected if projection else [sequences[place] for place in steps.kept]
+        before = [lengths.before(each) for each in states]
         run = steps.backward
-        if COMPILE and len(initial[0]):
+        if COMPILE and lengths.batch:
             run = self._backward
             if again:
                 early = [tensor.clone() for tensor in early]
                 given = [tensor.clone() for tensor in given] if projection else given
         of_initial, of_extras, of_given, of_products, operands = run(
-            given, before, early, of_output, of_final, weights, biases, extras
+            lengths, given, before, early, of_output, of_final, weights, biases, extras
         )
         if steps.summed:
             of_given.insert(steps.projected.index("all"), of_products[0])
@@ -146,7 +159,7 @@ class Programs:
             if steps.is_full(each):
                 of_weight, of_bias = outer(gradient, v, weight.dtype)
             else:  # diagonal, heads
-                of_bias = gradient.sum((0, 1))
+                of_bias = gradient.sum(0)
                 with torch.enable_grad():
                     leaf = weight.detach().requires_grad_()
                     product = steps.product(each, v, leaf)
@@ -158,40 +171,45 @@ class Programs:
 
     def _forward(
         self,
+        lengths: Lengths,
         projected: Tensors,
         initial: Tensors,
         weights: Tensors,
         biases: Tensors,
         extras: Tensors,
-    ) -> tuple[list[Tensor], Tensor, list[Tensor], list[Tensor]]:
-        """`Steps.forward`, compiled; pre-activations are added to what is projected."""
-        steps = self.steps
-        time, batch = projected[0].shape[:2]
-        held = [s.new_empty(time + 1, *s.shape) for s in initial]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """`Steps.forward`, compiled; pre-activations are added to what is projected.
+
+        Returns:
+            The outputs, the states and the early products.
+        """
+        steps, rows = self.steps, lengths.rows
+        held = [s.new_empty(lengths.batch + rows, *s.shape[1:]) for s in initial]
+        after = [sequence[lengths.batch :] for sequence in held]
         for sequence, state in zip(held, initial, strict=True):
-            sequence[0] = state
+            sequence[: lengths.batch] = state
         like = projected[0]
         made: list[Tensor] = []  # by the loop
         if steps.summed and steps.whole:
             made = [projected[steps.projected.index("all")]]
         elif steps.whole:
             whole = [w for n, w in zip(steps.early, weights, strict=False) if n in steps.whole]
-            made = [like.new_empty(time, batch, len(weight)) for weight in whole]
+            made = [like.new_empty(rows, len(weight)) for weight in whole]
         within = [
-            like.new_empty(time, batch, self._rows(names))
+            like.new_empty(rows, self._rows(names))
             for names in steps.early
             if names not in steps.whole
         ]
-        results = [Argument(sequence, "time", True, 1) for sequence in held]
+        results = [Argument(sequence, "time", True) for sequence in after]
         if isinstance(steps.output, Shape):
-            output = like.new_empty(time, batch, steps.output.width, dtype=steps.output.dtype)
+            output = like.new_empty(rows, steps.output.width, dtype=steps.output.dtype)
             results.append(Argument(output, "time", True))
         else:
-            output = held[steps.output][1:]
+            output = after[steps.output]
         results += [Argument(product, "time", True) for product in within]
         groups = [
             [Argument(projected[place], "time", True) for place in steps.within],
-            [Argument(sequence, "time", True) for sequence in held],
+            [Argument(sequence, "time", True, -1) for sequence in after],
             [Argument(product, "time", True) for product in made],
             *([Argument(tensor) for tensor in group] for group in (weights, biases, extras)),
         ]
@@ -201,13 +219,14 @@ class Programs:
             weight, target = weights[number], targets + steps.whole.index(steps.early[number])
             add = steps.summed or columns[0] > 0
             products.append(Product(states + place, target, add, weight, columns, False))
-        self._run("forward", groups, results, products, time)
+        self._run("forward", groups, results, products, lengths)
         left, inner = iter(made), iter(within)
         early = [next(left) if names in steps.whole else next(inner) for names in steps.early]
-        return [s[time].clone() for s in held], output, [s[:time] for s in held], early
+        return output, held, early
 
     def _backward(
         self,
+        lengths: Lengths,
         projected: Tensors,
         before: Tensors,
         early: Tensors,
@@ -223,25 +242,21 @@ class Programs:
         is a product which `forward` made.
         """
         steps = self.steps
-        time, batch = of_output.shape[:2]
-        parts = self._parts(batch)
-        # Steps take turns: the last one reads the turn after its own.
-        of_states = [gradient.new_empty(2, *gradient.shape) for gradient in of_final]
-        for turns, gradient in zip(of_states, of_final, strict=True):
-            turns[time % 2] = gradient
+        rows, parts = lengths.rows, self._parts(lengths)
+        # Steps take turns. A sequence's last one reads either, as its length is even or odd.
+        of_states = [torch.stack((gradient, gradient)) for gradient in of_final]
         sums = [
-            extra.new_zeros(2, batch if spread else parts, *extra.shape)
+            extra.new_zeros(2, lengths.batch if spread else parts, *extra.shape)
             for extra, spread in zip(extras, steps.spread, strict=True)
         ]
         late = weights[len(steps.early) :]
         of_given = (
             [*projected] if steps.projection else [torch.empty_like(tensor) for tensor in projected]
         )
-        of_late = [before[0].new_empty(time, batch, len(weight)) for weight in late]
+        of_late = [before[0].new_empty(rows, len(weight)) for weight in late]
         of_products = [*early, *of_late]
         operands = [
-            before[0].new_empty(time, batch, each.width, dtype=each.dtype)
-            for each in steps.operands
+            before[0].new_empty(rows, each.width, dtype=each.dtype) for each in steps.operands
         ]
         carried = [
             *(Argument(turns, "turn", True) for turns in of_states),
@@ -264,7 +279,7 @@ class Programs:
         for number, place, columns in self._blocks(of_states):
             of, to = first_product + number, first_state + place
             products.append(Product(of, to, True, weights[number], columns, True))
-        self._run("backward", groups, results, products, time)
+        self._run("backward", groups, results, products, lengths)
         of_initial, of_extras = [t[0] for t in of_states], [t[0].sum(0) for t in sums]
         return [of_initial, of_extras, of_given, of_products, operands]
 
@@ -288,7 +303,7 @@ class Programs:
         groups: list[list[Argument]],
         results: list[Argument],
         products: list[Product],
-        time: int,
+        lengths: Lengths,
     ) -> None:
         """Run all steps.
 
@@ -301,13 +316,12 @@ class Programs:
         for result in results:
             targets.append(places.get((id(result.tensor), result.first), len(arguments)))
             arguments += [result] if targets[-1] == len(arguments) else []
-        batch = next(a.tensor.shape[1] for a in arguments if a.batched)
         if name not in self._made:
             step = self._forward_step if name == "forward" else self._backward_step
             identity = f"{name} {targets}\n{self.steps.identity}"
             self._made[name] = library_of(identity, step, sizes, arguments, targets)
-        parts = self._parts(batch)
-        self._made[name].run(arguments, products, time, batch, parts, name == "backward")
+        parts = self._parts(lengths)
+        self._made[name].run(arguments, products, lengths, parts, name == "backward")
 
     def _forward_step(self, *groups: list[Tensor]) -> list[Tensor]:
         """What a forward step writes: new states, output, products made within it."""
@@ -322,10 +336,11 @@ class Programs:
         found = self.steps.backward_step(given, before, early, of_output, *others)
         return [tensor for group in found for tensor in group]
 
-    def _parts(self, batch: int) -> int:
+    def _parts(self, lengths: Lengths) -> int:
         """In how many parts a batch runs, each by a thread of its own."""
-        worth = batch * self.steps.cell.hidden_size // ALONE
-        return max(1, min(torch.get_num_threads(), batch, worth))
+        running = lengths.rows // lengths.steps  # in the mean
+        worth = running * self.steps.cell.hidden_size // ALONE
+        return max(1, min(torch.get_num_threads(), lengths.batch, worth))
 
     def _rows(self, names: tuple[str, ...]) -> int:
         """The width of an early product."""
@@ -348,5 +363,5 @@ def programs_of(cell: GatedCell, make: type[Programs] = Programs) -> Programs:
     key = (make, type(cell), cell.input_size, cell.hidden_size, cell.bias, options, cell.training,
            like.dtype, device, products)  # fmt: skip
     if key not in _programs:
-        _programs[key] = make(Steps(cell, make.COMPLETE))
+        _programs[key] = make(Steps(cell, make.completes_projections))
     return _programs[key]

@@ -386,16 +386,31 @@ inline void aoti_torch_cpu_cumsum(const Tensor& x, int64_t dim, const int32_t* d
 
 // -- the loop over time ------------------------------------------------------------------------
 
-// An argument of a step. A part's rows of it begin at data + time · (step + first) + row · (first
-// row) + part · (number of the part), in bytes; where there is a period, (step + first) is modulo
-// that. What all steps share has no time.
+// How many sequences of a batch run at each step, the longest first. What they read and write over
+// time lies step by step, and has rows for those that run: step t's begin at row offset[t]. One
+// step before the first there is the whole batch.
+struct Batch {
+  int64_t steps;
+  const int64_t *sizes, *bounds;  // of steps; where each part of the batch begins, and its end
+  std::vector<int64_t> offsets;
+
+  Batch(int64_t steps, const int64_t* sizes, const int64_t* bounds)
+      : steps(steps), sizes(sizes), bounds(bounds), offsets{-sizes[0], 0} {
+    for (int64_t t = 0; t < steps; t++) offsets.push_back(offsets.back() + sizes[t]);
+  }
+  int64_t offset(int64_t step) const { return offsets[step + 1]; }
+};
+
+// An argument of a step: rows over time, of which it sees those of step (step + first); two turns,
+// (step + first) modulo 2; or what all steps share. In bytes.
 struct Argument {
   char* data;
-  int64_t time, first, period, row, part, dtype, dims, batched, size[DIMS];
+  int64_t timed, turn, first, row, part, dtype, dims, batched, size[DIMS];
 
-  char* at(int64_t step, int64_t first_row, int64_t number) const {
-    const int64_t place = step + first;
-    return data + time * (period ? place % period : place) + row * first_row + part * number;
+  char* at(const Batch& batch, int64_t step, int64_t number) const {
+    const int64_t place = step + first, first_row = batch.bounds[number];
+    return data + row * (timed ? batch.offset(place) + first_row : first_row) +
+           turn * (place % 2) + part * number;
   }
 };
 
@@ -405,13 +420,13 @@ struct Product {
   char* weight;
 };
 
-inline Tensor tensor_of(const Argument& argument, int64_t rows) {
+inline Tensor tensor_of(const Argument& argument) {  // but for the rows that run
   Tensor made;
   made.dtype = argument.dtype;
   made.dims = argument.dims;
   int64_t stride = 1;
   for (int64_t d = made.dims - 1; d >= 0; d--) {
-    made.size[d] = d == 0 && argument.batched ? rows : argument.size[d];
+    made.size[d] = argument.size[d];
     made.stride[d] = stride;
     stride *= made.size[d];
   }
@@ -421,14 +436,12 @@ inline Tensor tensor_of(const Argument& argument, int64_t rows) {
 void inductor_entry_impl(Tensor* inputs, Tensor* outputs);  // one step: the compiler's code
 
 // One part of the batch, from the first step to the last, or from the last to the first.
-inline void run_part(int64_t steps, int64_t batch, int64_t part, int64_t parts, bool backwards,
-                     const Argument* arguments, int64_t number, const Product* products,
-                     int64_t multiplied) {
+inline void run_part(const Batch& batch, int64_t part, bool backwards, const Argument* arguments,
+                     int64_t number, const Product* products, int64_t multiplied) {
   Worker mine;
   worker() = &mine;
-  const int64_t first = part * batch / parts, rows = (part + 1) * batch / parts - first;
   std::vector<Tensor> now;
-  for (int64_t i = 0; i < number; i++) now.push_back(tensor_of(arguments[i], rows));
+  for (int64_t i = 0; i < number; i++) now.push_back(tensor_of(arguments[i]));
   const auto multiply_all = [&] {
     for (int64_t i = 0; i < multiplied; i++) {
       const Product& each = products[i];
@@ -444,10 +457,14 @@ inline void run_part(int64_t steps, int64_t batch, int64_t part, int64_t parts, 
       product_of(now[each.to], of, weight, each.add);
     }
   };
-  for (int64_t t = 0; t < steps; t++) {
-    const int64_t step = backwards ? steps - 1 - t : t;
-    for (int64_t i = 0; i < number; i++)
-      now[i].base = now[i].data = arguments[i].at(step, first, part);
+  for (int64_t t = 0; t < batch.steps; t++) {
+    const int64_t step = backwards ? batch.steps - 1 - t : t;
+    const int64_t rows = std::min(batch.sizes[step], batch.bounds[part + 1]) - batch.bounds[part];
+    if (rows <= 0) continue;  // its sequences have ended or, backwards, not begun
+    for (int64_t i = 0; i < number; i++) {
+      now[i].base = now[i].data = arguments[i].at(batch, step, part);
+      if (arguments[i].batched) now[i].size[0] = rows;
+    }
     mine.used = 0;
     if (!backwards) multiply_all();
     inductor_entry_impl(now.data(), nullptr);
@@ -516,16 +533,17 @@ void linear(const T* x, const T* weight, const T* bias, T* y, int64_t rows, int6
 
 }  // namespace cellzoo
 
-extern "C" const char* cellzoo_run(int64_t steps, int64_t batch, int64_t parts, int64_t backwards,
+extern "C" const char* cellzoo_run(int64_t steps, const int64_t* sizes, int64_t parts,
+                                   const int64_t* bounds, int64_t backwards,
                                    const cellzoo::Argument* arguments, int64_t number,
                                    const cellzoo::Product* products, int64_t multiplied) {
   static thread_local std::string error;
   error.clear();
+  const cellzoo::Batch batch(steps, sizes, bounds);
 #pragma omp parallel num_threads(parts) if (parts > 1)
   for (int64_t part = omp_get_thread_num(); part < parts; part += omp_get_num_threads()) {
     try {
-      cellzoo::run_part(steps, batch, part, parts, backwards, arguments, number, products,
-                        multiplied);
+      cellzoo::run_part(batch, part, backwards, arguments, number, products, multiplied);
     } catch (const std::exception& raised) {
 #pragma omp critical
       error = raised.what();

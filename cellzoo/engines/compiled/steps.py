@@ -23,7 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from cellzoo.cells.base import GatedCell, states_type
 from cellzoo.cells.layout import Block, Layout
 from cellzoo.cells.preactivations import Part, PreActivations
+from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.projection import completed, product_of
+from cellzoo.engines.packing import RunningStates
 
 Tensors = Sequence[Tensor]
 
@@ -131,6 +133,7 @@ class Steps:
 
     def forward(
         self,
+        lengths: Lengths,
         projected: Tensors,
         states: Tensors,
         weights: Tensors,
@@ -140,18 +143,21 @@ class Steps:
         """All steps.
 
         Args:
-            projected: (T, B, …) each.
+            lengths: of the batch's sequences.
+            projected: (rows, …) each.
             states: the initial ones, (B, width) each.
             weights, biases: of the products.
             extras: the other parameters.
 
         Returns:
-            The final states; then, (T, B, …) each, the states before each step, the outputs and
-            the early products (`summed`: the pre-activations).
+            The final states; the outputs, (rows, …); the states, (B + rows, …) each, the initial
+            ones and those after each step; the early products (`summed`: the pre-activations).
         """
-        now, found = list(states), []
+        running, found = RunningStates(tuple(states), reverse=False), []
         whole = self._whole_weights(weights)
-        for given in zip(*(tensor.unbind(0) for tensor in projected), strict=True):
+        each = (tensor.split(lengths.batch_sizes) for tensor in projected)
+        for size, *given in zip(lengths.batch_sizes, *each, strict=True):
+            now = running.resize(size)
             products = [
                 self.product(names, self.operand(names, now), weight)
                 for names, weight in zip(self.whole, whole, strict=True)
@@ -160,12 +166,20 @@ class Steps:
                 products = [self._sum(given, products[0], biases)]
             read = [given[place] for place in self.within]
             new, output, early = self.forward_step(read, now, products, weights, biases, extras)
-            found.append([*now, output, *early])
-            now = new
-        return [*now, *map(torch.stack, zip(*found, strict=True))]
+            found.append([output, *new, *early])
+            running.now = tuple(new)
+        (output,), after, early = grouped(
+            [torch.cat(parts) for parts in zip(*found, strict=True)],
+            1,
+            self.states,
+            len(self.early),
+        )
+        held = [torch.cat(parts) for parts in zip(states, after, strict=True)]
+        return [*running.final(), output, *held, *early]
 
     def backward(
         self,
+        lengths: Lengths,
         projected: Tensors,
         before: Tensors,
         early: Tensors,
@@ -178,29 +192,37 @@ class Steps:
         """The vjp of all steps.
 
         Args:
-            weights, biases, extras: as in `forward`.
+            lengths, weights, biases, extras: as in `forward`.
             projected: those that are `kept`.
-            before, early: what `forward` gave.
-            of_output: the gradient of the outputs, (T, B, …).
+            before: the states before each step, (rows, …) each.
+            early: what `forward` gave.
+            of_output: the gradient of the outputs, (rows, …).
             of_final: the gradients of the final states.
 
         Returns:
-            The gradients of the initial states; of `extras`; then, (T, B, …) each, those of the
+            The gradients of the initial states; of `extras`; then, (rows, …) each, those of the
             projected tensors that are kept; of the early products, and of the late ones; and what
             these were applied to.
         """
-        of_states, found = list(of_final), []
-        sums = [
-            e.new_zeros(len(of_final[0]), *e.shape) if s else torch.zeros_like(e)
-            for e, s in self._each(extras)
+        running, found = RunningStates(tuple(of_final), reverse=True), []
+        totals = [torch.zeros_like(extra) for extra in extras]
+        each = [
+            tensor.split(lengths.batch_sizes) for tensor in (*projected, *before, *early, of_output)
         ]
-        each = [*projected, *before, *early, of_output]
         sizes = len(projected), self.states, len(self.early)
-        for now in reversed(list(zip(*(tensor.unbind(0) for tensor in each), strict=True))):
+        for size, *now in reversed(list(zip(lengths.batch_sizes, *each, strict=True))):
             given, old, products, (of_this,) = grouped(now, *sizes, 1)
+            sums = [
+                total.new_zeros(size, *total.shape) if spread else total
+                for total, spread in self._each(totals)
+            ]
             of_states, sums, *of_each = self.backward_step(
-                given, old, products, of_this, of_states, sums, weights, biases, extras
+                given, old, products, of_this, running.resize(size), sums, weights, biases, extras
             )
+            totals = [
+                total + of.sum(0) if spread else of
+                for (total, spread), of in zip(self._each(totals), sums, strict=True)
+            ]
             for names, weight, of in zip(self.early, weights, of_each[1], strict=False):
                 if names in self.whole:
                     parts = (of.to(weight.dtype) @ weight).to(of.dtype)
@@ -208,13 +230,13 @@ class Steps:
                     widths = [of_states[place].shape[-1] for place in places]
                     for place, part in zip(places, parts.split(widths, -1), strict=True):
                         of_states[place] = of_states[place] + part
+            running.now = tuple(of_states)
             found.append([tensor for group in of_each for tensor in group])
         found.reverse()
-        over_time = [torch.stack(parts) for parts in zip(*found, strict=True)]
+        over_time = [torch.cat(parts) for parts in zip(*found, strict=True)]
         late = len(self.late)
         sizes = len(projected), len(self.early) + late, late
-        totals = [total.sum(0) if s else total for total, s in self._each(sums)]
-        return [of_states, totals, *grouped(over_time, *sizes)]
+        return [[*running.now], totals, *grouped(over_time, *sizes)]
 
     # -- one step ----------------------------------------------------------------------------
 

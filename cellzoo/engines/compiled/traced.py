@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.programs import Programs
 from cellzoo.engines.compiled.steps import Steps, Tensors, grouped
 from cellzoo.engines.errors import CompileError, EngineError, in_one_line
@@ -120,11 +121,14 @@ def trace_step(
 class OverTime(Programs):
     """A cell's forward and backward, each run over time by what a subclass makes of its step.
 
+    Sequences are of one length.
+
     Args:
         steps: the functions.
     """
 
-    COMPLETE = False
+    takes_packed = False
+    completes_projections = False
 
     def __init__(self, steps: Steps) -> None:
         super().__init__(steps)
@@ -139,12 +143,13 @@ class OverTime(Programs):
 
     def _forward(
         self,
+        lengths: Lengths,
         projected: Tensors,
         initial: Tensors,
         weights: Tensors,
         biases: Tensors,
         extras: Tensors,
-    ) -> tuple[list[Tensor], Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """`Steps.forward` over time."""
         steps, sizes = self.steps, (len(weights), len(biases), len(extras))
 
@@ -162,12 +167,14 @@ class OverTime(Programs):
             return new, [*states, output, *early]
 
         shared = [*weights, *biases, *extras]
-        final, found = self._over_time("forward", step, initial, projected, shared)
+        final, found = self._over_time("forward", step, lengths, initial, projected, shared)
         before, (output,), early = grouped(found, steps.states, 1, len(steps.early))
-        return final, output, before, early
+        states = [torch.cat(parts) for parts in zip(before, final, strict=True)]
+        return output, states, early
 
     def _backward(
         self,
+        lengths: Lengths,
         projected: Tensors,
         before: Tensors,
         early: Tensors,
@@ -177,7 +184,7 @@ class OverTime(Programs):
         biases: Tensors,
         extras: Tensors,
     ) -> list[list[Tensor]]:
-        """`Steps.backward` over time."""
+        """`Steps.backward` over time; nothing is overwritten."""
         steps, sizes = self.steps, (len(weights), len(biases), len(extras))
         inputs = len(projected), steps.states, len(steps.early), 1
 
@@ -203,8 +210,8 @@ class OverTime(Programs):
             for e, s in steps._each(extras)
         ]
         carry, found = self._over_time(
-            "backward", step, [*of_final, *sums], [*projected, *before, *early, of_output],
-            [*weights, *biases, *extras],
+            "backward", step, lengths, [*of_final, *sums],
+            [*projected, *before, *early, of_output], [*weights, *biases, *extras],
         )  # fmt: skip
         of_initial, sums = grouped(carry, steps.states, len(extras))
         totals = [total.sum(0) if s else total for total, s in steps._each(sums)]
@@ -214,8 +221,15 @@ class OverTime(Programs):
         ]  # fmt: skip
 
     def _over_time(
-        self, name: str, step: Step, carry: Tensors, inputs: Tensors, shared: Tensors
+        self,
+        name: str,
+        step: Step,
+        lengths: Lengths,
+        carry: Tensors,
+        inputs: Tensors,
+        shared: Tensors,
     ) -> tuple[list[Tensor], list[Tensor]]:
+        inputs = [tensor.unflatten(0, (lengths.steps, lengths.batch)) for tensor in inputs]
         key = name, *(tensor.shape[-1:] for tensor in (*carry, *inputs, *shared))
         with torch.autocast(carry[0].device.type, enabled=False):  # the steps cast what is cast
             if key not in self._drivers:
@@ -226,7 +240,9 @@ class OverTime(Programs):
                     raise
                 except Exception as error:
                     raise CompileError(in_one_line(error)) from error
-            return self._drivers[key](step, carry, inputs, shared, name == "backward")
+            driver = self._drivers[key]
+            new, found = driver(step, carry, inputs, shared, name == "backward")
+        return new, [tensor.flatten(0, 1) for tensor in found]
 
 
 @cache
