@@ -7,6 +7,7 @@ author's update; each weight's gradient is one product after the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -131,7 +132,9 @@ def _run_rows(
     groups = [[*map(lengths.turned, sequences)] if reverse else sequences, initial, *constants]
     sizes = [len(group) for group in groups]
     tensors = [tensor.contiguous() for group in groups for tensor in group]
-    with torch.autocast(initial[0].device.type, enabled=False):  # the steps cast what is cast
+    kind = initial[0].device.type
+    cast = torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if cast else nullcontext():  # steps cast what is cast
         output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
     return lengths.turned(output) if reverse else output, tuple(final)
 

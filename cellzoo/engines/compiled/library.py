@@ -39,7 +39,9 @@ DTYPES = {
     torch.bool: 11,
     torch.int32: 3,
 }  # fmt: skip  (torch's numbers of them)
-DIMS = 6  # of a tensor, at most: as runtime.h has it
+# As runtime.h has it: dimensions of a tensor, at most; words of an argument, and of a product.
+DIMS, WORDS, WORDS_OF_PRODUCT = 6, 15, 9
+KEPT = 256  # sizes of tensors for which a library's arguments are kept
 # What runtime.h has of the functions that the compiler's code may call.
 CALLS = {"empty_strided", "new_tensor_handle", "assign_tensors_out", "cpu_mm_out", "cpu_addmm_out",
          "cpu_bmm_out", "cpu_cumsum"}  # fmt: skip
@@ -67,9 +69,9 @@ class Argument(NamedTuple):
         tensor: contiguous.
         axis: what its first extent is: "time", the rows of a batch step by step, of which each
             step sees its own; "turn", two of which steps take in turns, to read what the last one
-            wrote; or none of these.
-        batched: whether a step sees rows of the batch. What is taken in turns and is not has one
-            extent for the parts of a batch instead, each of which sees its own.
+            wrote; "sum", of rows of the batch, or of its parts, each of which sees its own at all
+            steps; or none of these.
+        batched: whether a step sees rows of the batch.
         first: what the first step sees of time, or of turns. Step -1 has rows for all sequences,
             before the tensor.
     """
@@ -82,11 +84,17 @@ class Argument(NamedTuple):
     @property
     def apart(self) -> bool:
         """Whether there is one for each part of a batch."""
-        return self.axis == "turn" and not self.batched
+        return self.axis == "sum" and not self.batched
+
+    @property
+    def sizes(self) -> torch.Size:
+        """The tensor's, without how many rows it has over time."""
+        shape = self.tensor.shape
+        return shape[1:] if self.axis == "time" else shape
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """What a step sees, of a batch of this size."""
-        shape = self.tensor.shape[{"time": 1, "turn": 2, "": 0}[self.axis] :]
+        shape = self.tensor.shape[{"time": 1, "turn": 2, "sum": 1, "": 0}[self.axis] :]
         return (rows, *shape) if self.batched else tuple(shape)
 
     def packed(self) -> list[int]:
@@ -100,7 +108,7 @@ class Argument(NamedTuple):
             strides[0] if turns else 0,
             self.first,
             strides[turns] if self.batched else 0,
-            strides[1] if self.apart else 0,
+            strides[0] if self.apart else 0,
             DTYPES[tensor.dtype],
             len(shape),
             self.batched,
@@ -127,19 +135,17 @@ class Product(NamedTuple):
     columns: tuple[int, int]
     turned: bool
 
+    @property
+    def address(self) -> int:
+        """Where the columns begin."""
+        return self.weight.data_ptr() + self.columns[0] * self.weight.itemsize
+
     def packed(self) -> list[int]:
         """As runtime.h has it."""
-        weight, (first, width) = self.weight, self.columns
+        weight, (_, width) = self.weight, self.columns
         rows, all_columns = weight.shape
         sizes = (rows, width, all_columns, 1) if self.turned else (width, rows, 1, all_columns)
-        return [
-            self.of,
-            self.to,
-            self.add,
-            *sizes,
-            DTYPES[weight.dtype],
-            weight.data_ptr() + first * weight.itemsize,
-        ]
+        return [self.address, self.of, self.to, self.add, *sizes, DTYPES[weight.dtype]]
 
 
 class Library:
@@ -164,6 +170,7 @@ class Library:
         self._code.cellzoo_run.restype = ctypes.c_char_p
         self._noted = noted
         self._fitting: set[Any] = set()
+        self._packed: dict[Any, tuple[array[int], array[int]]] = {}
         Library.loaded = self
 
     def run(
@@ -186,8 +193,7 @@ class Library:
                     self._check(arguments, rows)
                     self._fitting.add(rows)
         sizes, ends = array("q", lengths.batch_sizes), array("q", bounds)
-        flat = array("q", (n for argument in arguments for n in argument.packed()))
-        more = array("q", (n for product in products for n in product.packed()))
+        flat, more = self._pack(arguments, products)
         failed = self._code.cellzoo_run(
             ctypes.c_int64(lengths.steps),
             ctypes.c_void_p(sizes.buffer_info()[0]),
@@ -201,6 +207,25 @@ class Library:
         )
         if failed:
             raise CompileError(failed.decode())
+
+    def _pack(
+        self, arguments: list[Argument], products: list[Product]
+    ) -> tuple[array[int], array[int]]:
+        """As runtime.h has them. All but the addresses is made once for tensors of these sizes."""
+        key = tuple(argument.sizes for argument in arguments)
+        if key not in self._packed:
+            if len(self._packed) == KEPT:
+                self._packed.clear()
+            self._packed[key] = (
+                array("q", (n for argument in arguments for n in argument.packed())),
+                array("q", (n for product in products for n in product.packed())),
+            )
+        flat, more = (each[:] for each in self._packed[key])
+        for place, argument in enumerate(arguments):
+            flat[place * WORDS] = argument.tensor.data_ptr()
+        for place, product in enumerate(products):
+            more[place * WORDS_OF_PRODUCT] = product.address
+        return flat, more
 
     def _check(self, arguments: list[Argument], rows: int) -> None:
         sizes = self._noted["sizes"]

@@ -246,7 +246,7 @@ class Programs:
         # Steps take turns. A sequence's last one reads either, as its length is even or odd.
         of_states = [torch.stack((gradient, gradient)) for gradient in of_final]
         sums = [
-            extra.new_zeros(2, lengths.batch if spread else parts, *extra.shape)
+            extra.new_zeros(lengths.batch if spread else parts, *extra.shape)
             for extra, spread in zip(extras, steps.spread, strict=True)
         ]
         late = weights[len(steps.early) :]
@@ -258,20 +258,20 @@ class Programs:
         operands = [
             before[0].new_empty(rows, each.width, dtype=each.dtype) for each in steps.operands
         ]
-        carried = [
-            *(Argument(turns, "turn", True) for turns in of_states),
-            *(Argument(turns, "turn", spread)
-              for turns, spread in zip(sums, steps.spread, strict=True)),
-        ]  # fmt: skip
+        carried = [Argument(turns, "turn", True) for turns in of_states]
+        added = [
+            Argument(total, "sum", spread) for total, spread in zip(sums, steps.spread, strict=True)
+        ]
         groups = [
             *([Argument(tensor, "time", True) for tensor in group]
               for group in (projected, before, early, [of_output])),
-            [argument._replace(first=1) for argument in carried[: len(of_states)]],
-            [argument._replace(first=1) for argument in carried[len(of_states) :]],
+            [argument._replace(first=1) for argument in carried],
+            added,
             *([Argument(tensor) for tensor in group] for group in (weights, biases, extras)),
         ]  # fmt: skip
         results = [
             *carried,
+            *added,
             *(Argument(t, "time", True) for t in (*of_given, *of_products, *operands)),
         ]
         first_product, first_state = len(projected) + len(before), sum(map(len, groups))
@@ -280,7 +280,7 @@ class Programs:
             of, to = first_product + number, first_state + place
             products.append(Product(of, to, True, weights[number], columns, True))
         self._run("backward", groups, results, products, lengths)
-        of_initial, of_extras = [t[0] for t in of_states], [t[0].sum(0) for t in sums]
+        of_initial, of_extras = [t[0] for t in of_states], [total.sum(0) for total in sums]
         return [of_initial, of_extras, of_given, of_products, operands]
 
     def _blocks(self, states: Tensors) -> Iterator[tuple[int, int, tuple[int, int]]]:

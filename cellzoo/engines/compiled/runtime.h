@@ -416,8 +416,8 @@ struct Argument {
 
 // argument `to` [+]= argument `of` · weight, before the step or after it.
 struct Product {
-  int64_t of, to, add, depth, columns, step, column, dtype;
   char* weight;
+  int64_t of, to, add, depth, columns, step, column, dtype;
 };
 
 inline Tensor tensor_of(const Argument& argument) {  // but for the rows that run
