@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
@@ -13,11 +15,14 @@ import torch
 from commands import LEAKY, metrics, result_of, results_in, wait_for
 from test_wandb import inspect
 
+import cellzoo.train
 from cellzoo import checkpoints
 from cellzoo.cli import main
+from cellzoo.config import resolved, store_choices
 from cellzoo.learner import Learner
 from cellzoo.locks import LockedError, hold
 from cellzoo.runs import LOCK, RESERVE, status
+from cellzoo.sweep.plan import composer
 
 # A few batches an epoch; a value is logged every third.
 SHORT = [
@@ -81,11 +86,17 @@ class Crash(Exception):
     pass
 
 
-def train(*overrides: str, crash: int | None = None) -> int:
-    """Train in this process; the crash-th batch of any kind raises. Returns the batches asked."""
+def train(*overrides: str, crash: int | None = None) -> None:
+    """Train in this process; the crash-th batch of any kind raises."""
+    code, _ = counted(lambda: main(["train", *SHORT, *overrides]), crash)
+    assert code == (0 if crash is None else 1)
+
+
+def counted(run: Callable[[], Any], crash: int | None) -> tuple[Any, int]:
+    """What `run` returns, and the batches that it asked for; the crash-th of any kind raises."""
     asked = 0
 
-    def counted(step):
+    def step_of(step):
         def call(self, batch, index):
             nonlocal asked
             asked += 1
@@ -97,10 +108,8 @@ def train(*overrides: str, crash: int | None = None) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("training_step", "validation_step", "test_step"):
-            patch.setattr(Learner, name, counted(getattr(Learner, name)))
-        code = main(["train", *SHORT, *overrides])
-    assert code == (0 if crash is None else 1)
-    return asked
+            patch.setattr(Learner, name, step_of(getattr(Learner, name)))
+        return run(), asked
 
 
 def checkpoint(run: str, name: str) -> dict:
@@ -129,13 +138,27 @@ def starts(run: str) -> list[str]:
 
 def crash_everywhere(monkeypatch, options: list[str], places: int) -> None:
     monkeypatch.setattr(checkpoints, "SHARE", 0)  # a checkpoint before every batch
-    total = train(*options, "name=whole")
+    store_choices()
+    with composer() as compose:  # once: it takes longer than such a run
+        config = resolved(compose.compose([*SHORT, *options]))
+
+    def run(name: str, crash: int | None = None, **changes: Any) -> int:
+        """What the command does with its config, in this process; returns the batches asked."""
+        settings, directory = {**config, "name": name, **changes}, Path("runs", name)
+        engine, _ = cellzoo.train.settle_engine(settings, directory)
+        result, asked = counted(
+            lambda: cellzoo.train.train(settings, directory, progress=False, engine=engine), crash
+        )
+        assert result["status"] == ("done" if crash is None else "failed")
+        return asked
+
+    total = run("whole")
     for place in range(1, places + 1):
         crash = max(1, total * place // places)
-        train(*options, "name=broken", OFTEN, crash=crash)
+        run("broken", crash, save_every=0)
         if crash < total - 4:
-            train(*options, "name=broken", OFTEN, crash=2)  # and once more, a batch later
-        train(*options, "name=broken", OFTEN)
+            run("broken", 2, save_every=0)  # and once more, a batch later
+        run("broken", save_every=0)
         assert_same_run("broken", "whole")
         assert starts("broken")[0] == "the beginning"
         assert all(each.startswith("step ") for each in starts("broken")[1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import as_a_user, result_of, start
+from commands import as_a_user, result_of, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -89,9 +89,7 @@ def kill_three_then_the_sweep(sweep: subprocess.Popen, folder: Path) -> dict[str
                 killed[how] = run
                 note.unlink()
         time.sleep(0.005)
-    while len(list((folder / "runs/killed").glob("*/*/checkpoints/best.ckpt"))) < 6:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(list(folder.glob("runs/killed/*/*/checkpoints/best.ckpt"))) >= 6, sweep)
     sweep.kill()
     sweep.communicate()
     return killed
