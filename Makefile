@@ -1,13 +1,13 @@
 # make demo   an environment of its own, a sweep on real digits, and its comparison
 # make test   the tests (make test-slow: the slow ones)
-#             on every core, at most 8; WORKERS=0 for one process, as pytest alone has it
+#             on every core, at most 8, or WORKERS=2; pytest alone runs them in one process
 # make lint   format, lint and types
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-WORKERS ?= logical
-PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+WORKERS ?= logical --maxprocesses 8
+PYTEST := $(BIN)/pytest --dist worksteal -n $(WORKERS)
 
 .PHONY: demo test test-slow lint clean
 

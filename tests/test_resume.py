@@ -31,10 +31,11 @@ SHORT = [
 ]  # fmt: skip
 OFTEN = "save_every=0"
 
-# Kills its process, once for each place that KILL names, as "train:12".
+# Kills its process, once for each place that KILL names, as "train:12"; waits at those of WAIT.
 DEADLY = """
 import os
 import signal
+import time
 from pathlib import Path
 
 from cellzoo import register_task
@@ -49,6 +50,10 @@ class Deadly(Adding):
         if here in os.environ.get("KILL", "").split() and not Path(f"{here}.killed").exists():
             Path(f"{here}.killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if here in os.environ.get("WAIT", "").split():
+            Path("waits").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
         return super().measure(prediction, y)
 """
 
@@ -209,14 +214,15 @@ def test_kill_9_before_a_checkpoint_in_an_epoch_in_validation_and_in_the_test(tm
     ("sent", "code", "reason"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
 )
 def test_a_run_that_is_stopped_goes_on(sent, code, reason, tmp_path):
-    command = ["train", *SHORT, "trainer.max_epochs=15", "task.length=20", "dropout=0.2",
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    command = ["train", "--plugin", "deadly.py", *SHORT, "task=deadly", "dropout=0.2",
                "num_layers=2", "save_every=inf"]  # fmt: skip
     assert processes.run([*command, "name=whole"], tmp_path) == 0
-    process = processes.start([*command, "name=broken"], tmp_path)
-    rows = tmp_path / "runs/broken/metrics.csv"
-    wait_for(lambda: rows.exists() and rows.stat().st_size > 400)
+    process = processes.start([*command, "name=broken"], tmp_path, WAIT="train:17")
+    wait_for(Path("waits").exists)
     assert status(Path("runs/broken")) == "running"
     os.kill(process.pid, sent)
+    Path("go").touch()
     assert processes.finish(process) == code
     result = result_of("runs/broken")
     assert (result["status"], result["reason"]) == ("interrupted", reason)
