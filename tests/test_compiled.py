@@ -23,11 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from references import REFERENCES
 from test_contract import CASES, SIZES, STACKS, build
+from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cellzoo import RNN, GatedCell, list_cells
+from cellzoo.cells.declare import Extra
 from cellzoo.engines import CompileError, EngineError, compiled
 from cellzoo.engines.compiled import cache, library, programs
+from cellzoo.engines.compiled.steps import Steps
 from cellzoo.threads import on_threads
 
 OURS = [
@@ -151,7 +154,8 @@ def test_engines_agree(run, dtype, seed):
     def by(engine, dtype):
         rnn = made(cell, engine, **options, **stack).eval()
         state = random_state(rnn, len(lengths), seed)
-        rnn, state = rnn.to(dtype), tuple(s.to(dtype) if s.dtype == F64 else s for s in state)
+        kinds = {F64: dtype, F64.to_complex(): dtype.to_complex()}
+        rnn, state = rnn.to(dtype), tuple(s.to(kinds.get(s.dtype, s.dtype)) for s in state)
         x = normal(max(lengths), len(lengths), rnn.input_size, seed=seed).to(dtype)
         given = in_form(state) if started else None
         inputs = {"x": x, **dict(rnn.named_parameters())}
@@ -334,6 +338,51 @@ def test_whatever_makes_a_library_is_part_of_its_key(monkeypatch, tmp_path):
         before = after
 
 
+@pytest.mark.parametrize(
+    ("project", "product", "completes"),
+    [
+        (lambda cell, x: cell.project_gates(x), "weight_ih bias_ih", False),
+        (lambda cell, x: linear(x, cell.weight_ih), "weight_ih", False),
+        (lambda cell, x: cell.project_gates(x, n=torch.tanh), "weight_ih bias_ih", True),
+        (lambda cell, x: linear(x, cell.weight_ih) * cell.scale, "weight_ih", True),
+        (lambda cell, x: {"all": linear(x, cell.weight_ih), "more": x[..., :1]}, "", False),
+        (
+            lambda cell, x: {"all": (y := cell.project_gates(x)), "more": 2 * y},
+            "weight_ih bias_ih",
+            True,
+        ),
+        (lambda cell, x: cell.project_gates(2 * x), "", False),
+        (lambda cell, x: x @ cell.weight_ih.T, "", False),
+        (lambda cell, x: linear(linear(x, cell.weight_ih), cell.square), "", False),
+        (lambda cell, x: linear(x, cell.weight_ih) - linear(x, cell.weight_ih).mean(0), "", False),
+        (lambda cell, x: linear(x, cell.weight_ih) + cell.weight_ih.sum(), "", False),
+        (lambda cell, x: torch.dropout(cell.project_gates(x), 0.5, True), "", False),
+        (lambda cell, x: cell.project_gates(x) / x.shape[-1], "", False),
+        (lambda cell, x: (y := cell.project_gates(x)) - y.mean(0), "", False),
+        (lambda cell, x: cell.project_gates(x) * cell.mask, "", False),
+    ],
+)
+def test_which_projections_are_one_product_and_what_a_step_makes_of_it(project, product, completes):
+    class Cell(GatedCell):
+        gates = ("n",)
+        extra = {
+            "scale": Extra("hidden_size", init=0.0),
+            "square": Extra("hidden_size", "hidden_size"),
+        }
+
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.register_buffer("mask", torch.ones(4))
+
+        def update(self, a, s):
+            return torch.tanh(a.x.all + a.h.all)
+
+    Cell.project = project
+    steps = Steps(Cell(3, 4).prepare())
+    assert steps.projection == tuple(product.split())
+    assert steps.completes == completes
+
+
 def test_declines_with_a_reason():
     with pytest.raises(EngineError, match="float16"):
         RNN("lstm", 3, 4, engine="compiled").half()(torch.zeros(2, 1, 3, dtype=torch.float16))
@@ -381,7 +430,8 @@ def of_lengths(cell, engine, sizes, lengths, threads, packed=True, dtype=F64, se
 
 
 # Each feature of the contract: peepholes, a product within the step, norms over all gates, a
-# projected output, heads, operands and diagonals of several states, derived weights.
+# projected output, heads, operands and diagonals of several states, derived weights, cumulative
+# sums, states as wide as an option says.
 SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", "LowRankWeight",
           "AParameterThroughAFunction", "OutputThatIsNoState"]  # fmt: skip
 
@@ -395,6 +445,8 @@ SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", 
         ("gru", {}),
         ("gru_v1", {}),
         ("layernorm_lstm", {}),
+        ("on_lstm", {}),
+        ("scrn", {}),
         ("lstm", {"proj_size": 2}),
         *(pytest.param(c.values[0], c.values[2], id=c.id) for c in CASES if c.id in SAMPLE),
     ],

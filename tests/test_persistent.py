@@ -347,7 +347,7 @@ def source(name):
     """A forward kernel's source, at H = 7."""
     cell = RNN(name, 3, 7).cell().prepare()
     projected = cell.project_sequence(torch.zeros(3, 2, 3), None)
-    written = Written(Steps(cell, tuple(projected)))
+    written = Written(Steps(cell, complete=False))
     constants = written.steps.inputs_of(cell)
     rows = [tensor.flatten(0, 1) for tensor in projected.values()]
     written.forward(Lengths([2, 2, 2]), rows, [], list(cell.initial_state(2)), *constants)

@@ -482,7 +482,8 @@ class GatedCell(nn.Module):
 
 def positive(name: str, value: Any) -> int:
     """A positive whole number, or an error that says which one is not."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    symbolic = isinstance(value, torch.SymInt)  # where an engine traces sizes
+    if isinstance(value, bool) or not (symbolic or isinstance(value, int)):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value <= 0:
         raise ValueError(f"{name} must be greater than zero, not {value}")

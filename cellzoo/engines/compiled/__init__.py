@@ -21,6 +21,7 @@ from cellzoo.engines.compiled.products import FasterLinear
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.compiled.steps import grouped
 from cellzoo.engines.compiled.traced import has_triton
+from cellzoo.engines.errors import CompileError
 from cellzoo.engines.packing import States, run_directions, run_one_direction
 
 #: What runs a cell's steps, by the type of device.
@@ -89,34 +90,22 @@ def run_direction(
     computed again, as runs of equal batch size.
     """
     cell = cell.prepare()
-    names: tuple[str, ...] = ("all",)
-    if _projects_plainly(cell, x, dt):
+    made = programs_of(cell, make)
+    if made.steps.projection and dt is None:
         sequences = [x]
-        projection = [t for t in (cell.weight_ih, cell.bias_ih) if t is not None]
+        projection = [getattr(cell, name) for name in made.steps.projection]
     else:
         with FasterLinear():
             projected = cell.project_sequence(x, dt)
-        names, sequences, projection = tuple(projected), list(projected.values()), []
-    made = programs_of(cell, names, make)
+        sequences, projection = list(projected.values()), []
+        if tuple(projected) != made.steps.projected:
+            raise CompileError(f"{cell.name}.project gave {list(projected)}, and first others")
     constants = [projection, *made.steps.inputs_of(cell)]
     run = partial(_run_rows, made, constants, reverse)
-    if batch_sizes is not None and made.takes_packed and checkpoint_steps is None:
+    if batch_sizes is not None and made.PACKED and checkpoint_steps is None:
         return run(Lengths(batch_sizes.tolist()), sequences, initial)
     dense = partial(_run_dense, run)
     return run_one_direction(dense, sequences, initial, batch_sizes, reverse, checkpoint_steps)
-
-
-def _projects_plainly(cell: GatedCell, x: Tensor, dt: Tensor | None) -> bool:
-    """Whether the projection is weight_ih x + bias_ih and no more, in float32 or float64."""
-    return (
-        type(cell).project is GatedCell.project
-        and not cell.elapsed_time
-        and dt is None
-        and cell.weight_ih is not None
-        and x.dtype == cell.weight_ih.dtype
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled(x.device.type)
-    )
 
 
 def _run_dense(
@@ -127,7 +116,7 @@ def _run_dense(
     steps, batch = sequences[0].shape[:2]
     rows = [tensor.flatten(0, 1) for tensor in sequences]
     output, final = run(Lengths([batch] * steps), rows, initial)
-    return output.unflatten(0, (steps, batch)), final
+    return output.view(steps, batch, *output.shape[1:]), final
 
 
 def _run_rows(

@@ -42,7 +42,7 @@ DTYPES = {
 DIMS = 6  # of a tensor, at most: as runtime.h has it
 # What runtime.h has of the functions that the compiler's code may call.
 CALLS = {"empty_strided", "new_tensor_handle", "assign_tensors_out", "cpu_mm_out", "cpu_addmm_out",
-         "cpu_bmm_out"}  # fmt: skip
+         "cpu_bmm_out", "cpu_cumsum"}  # fmt: skip
 
 # The arithmetic that the compiler's guards are written in.
 ARITHMETIC = {
@@ -181,7 +181,7 @@ class Library:
         """
         bounds = lengths.bounds(parts)
         for first, end in pairwise(bounds):
-            for rows in {min(size, end) - first for size in {*lengths.batch_sizes}}:
+            for rows in {min(size, end) - first for size in lengths.sizes}:
                 if rows > 0 and rows not in self._fitting:
                     self._check(arguments, rows)
                     self._fitting.add(rows)

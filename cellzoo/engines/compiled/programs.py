@@ -9,7 +9,6 @@ before a forward step and after a backward one, are the loop's: see `runtime.h`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,12 +30,10 @@ class Programs:
 
     Args:
         steps: the functions.
-
-    Attributes:
-        takes_packed: whether sequences may be of several lengths.
     """
 
-    takes_packed = True
+    COMPLETE = True  # whether a step does what `project` does after its product
+    PACKED = True  # whether sequences may be of several lengths
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -111,9 +108,9 @@ class Programs:
         steps = self.steps
         given = projected if projection else [sequences[place] for place in steps.kept]
         before = [lengths.before(each) for each in states]
-        run: Any = steps.backward
+        run = steps.backward
         if COMPILE and lengths.batch:
-            run = partial(self._backward, bool(projection))
+            run = self._backward
             if again:
                 early = [tensor.clone() for tensor in early]
                 given = [tensor.clone() for tensor in given] if projection else given
@@ -225,7 +222,6 @@ class Programs:
 
     def _backward(
         self,
-        overwrite: bool,
         lengths: Lengths,
         projected: Tensors,
         before: Tensors,
@@ -236,10 +232,10 @@ class Programs:
         biases: Tensors,
         extras: Tensors,
     ) -> list[list[Tensor]]:
-        """`Steps.backward`, compiled; each early product is overwritten by its gradient.
+        """`Steps.backward`, compiled.
 
-        Args:
-            overwrite: whether what is projected is, too.
+        The gradients are written over the early products, and over what was projected if that
+        is a product which `forward` made.
         """
         steps = self.steps
         rows, parts = lengths.rows, self._parts(lengths)
@@ -250,7 +246,9 @@ class Programs:
             for extra, spread in zip(extras, steps.spread, strict=True)
         ]
         late = weights[len(steps.early) :]
-        of_given = [*projected] if overwrite else [torch.empty_like(tensor) for tensor in projected]
+        of_given = (
+            [*projected] if steps.projection else [torch.empty_like(tensor) for tensor in projected]
+        )
         of_late = [before[0].new_empty(rows, len(weight)) for weight in late]
         of_products = [*early, *of_late]
         operands = [
@@ -348,10 +346,8 @@ class Programs:
 _programs: dict[Any, Programs] = {}
 
 
-def programs_of(
-    cell: GatedCell, projected: tuple[str, ...], make: type[Programs] = Programs
-) -> Programs:
-    """The programs of a prepared cell, kept: `Programs`, or what another `make` makes of its steps.
+def programs_of(cell: GatedCell, make: type[Programs] = Programs) -> Programs:
+    """The programs of a prepared cell, kept: `Programs`, or another kind.
 
     Raises:
         CompileError: its update cannot be run without values.
@@ -360,8 +356,8 @@ def programs_of(
     like = cell._like
     device = like.device
     products = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
-    key = (make, type(cell), cell.hidden_size, cell.bias, options, cell.training, like.dtype,
-           device, products, projected)  # fmt: skip
+    key = (make, type(cell), cell.input_size, cell.hidden_size, cell.bias, options, cell.training,
+           like.dtype, device, products)  # fmt: skip
     if key not in _programs:
-        _programs[key] = make(Steps(cell, projected))
+        _programs[key] = make(Steps(cell, make.COMPLETE))
     return _programs[key]

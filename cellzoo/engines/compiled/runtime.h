@@ -363,6 +363,27 @@ inline void aoti_torch_cpu_bmm_out(const Tensor& out, const Tensor& a, const Ten
   else batched<c10::BFloat16>(out, a, b);
 }
 
+template <typename T>
+void cumulative(const Tensor& x, const Tensor& y) {
+  const int64_t columns = x.size[1];
+  for (int64_t r = 0; r < x.size[0]; r++) {
+    T sum = 0;
+    for (int64_t n = 0; n < columns; n++)
+      reinterpret_cast<T*>(y.data)[r * columns + n] = sum +=
+          reinterpret_cast<const T*>(x.data)[r * x.stride[0] + n * x.stride[1]];
+  }
+}
+
+inline void aoti_torch_cpu_cumsum(const Tensor& x, int64_t dim, const int32_t* dtype, Tensor* made) {
+  const bool is_double = x.dtype == cached_torch_dtype_float64;
+  if (x.dims != 2 || (dim != 1 && dim != -1) || dtype || !(is_double || x.dtype == cached_torch_dtype_float32))
+    throw std::runtime_error("a cumulative sum of another kind than of rows of numbers");
+  const int64_t strides[] = {x.size[1], 1};
+  aoti_torch_empty_strided(2, x.size, strides, x.dtype, 0, 0, made);
+  if (is_double) cumulative<double>(x, *made);
+  else cumulative<float>(x, *made);
+}
+
 // -- the loop over time ------------------------------------------------------------------------
 
 // How many sequences of a batch run at each step, the longest first. What they read and write over

@@ -24,6 +24,7 @@ from cellzoo.cells.base import GatedCell, states_type
 from cellzoo.cells.layout import Block, Layout
 from cellzoo.cells.preactivations import Part, PreActivations
 from cellzoo.engines.compiled.lengths import Lengths
+from cellzoo.engines.compiled.projection import completed, product_of
 from cellzoo.engines.packing import RunningStates
 
 Tensors = Sequence[Tensor]
@@ -47,9 +48,13 @@ class Steps:
 
     Args:
         cell: a prepared cell.
-        projected: the names of its projected tensors.
+        complete: whether a step may do what `project` does after its product.
 
     Attributes:
+        projected: the names of the projected tensors.
+        projection: the parameters of the projection's product with x, where all steps' are one
+            product, which the engine makes; else none, and `project` makes all of it.
+        completes: whether a step does the rest of `project`.
         early, late: the products of a step, by the names of their gates (or extra matrix).
         whole: the early ones that are one matrix; the others a step makes itself.
         extras: the other parameters and buffers that the update may read.
@@ -64,8 +69,10 @@ class Steps:
             widths, and where each tensor comes from.
     """
 
-    def __init__(self, cell: GatedCell, projected: Sequence[str]) -> None:
-        self.projected = tuple(projected)
+    def __init__(self, cell: GatedCell, complete: bool = True) -> None:
+        self.projected: tuple[str, ...] = ("all",)
+        self.projection = () if _in_half_precision(cell) else product_of(cell)
+        self.completes = False
         self.early = list(cell._early)
         self.late: list[tuple[str, ...]] = []
         self.extras: list[str] = []
@@ -76,9 +83,9 @@ class Steps:
         self.identity = ""
         self.cell = cell
         self.whole = [names for names in self.early if self.is_full(names)]
-        self.cell = self._discover(cell)
+        self.cell = self._discover(cell, complete)
         self.states = len(cell.layout.states)
-        self.kept = [n for n, name in enumerate(projected) if not self.summed or name != "all"]
+        self.kept = [n for n, name in enumerate(self.projected) if not self.summed or name != "all"]
 
     # -- between a prepared cell and flat tensors --------------------------------------------
 
@@ -323,8 +330,7 @@ class Steps:
         """
         layout = cell.layout
         biased = self._biased([*self.early, *self.late], biases)
-        names = [self.projected[place] for place in self.kept]
-        named = dict(zip(names, projected, strict=True))
+        named = self._named(cell, projected)
         x = Part(named.pop("all", None), layout.x_sizes, named)
         operands: list[Tensor] = []
 
@@ -355,6 +361,14 @@ class Steps:
         with _Formulas():
             step = clone.normalise(clone.update(a, states_type(tuple(layout.states))(*states)))
         return list(step.states), step.output, operands
+
+    def _named(self, cell: GatedCell, projected: Tensors) -> dict[str, Tensor]:
+        """What is projected and kept, by name."""
+        if self.completes:
+            with _Formulas():
+                return completed(cell, projected[0])
+        names = [self.projected[place] for place in self.kept]
+        return dict(zip(names, projected, strict=True))
 
     def _sum(self, projected: Tensors, product: Tensor, biases: Tensors) -> Tensor:
         total = projected[self.projected.index("all")] + product
@@ -409,7 +423,7 @@ class Steps:
                 break
         return cell
 
-    def _discover(self, cell: GatedCell) -> GatedCell:
+    def _discover(self, cell: GatedCell, complete: bool) -> GatedCell:
         """Run one update on the meta device, to see what it reads, multiplies and does.
 
         Returns:
@@ -453,23 +467,38 @@ class Steps:
                 for names, (block, weight, bias) in cell._early.items()
             }
             skeleton.__dict__["_weights"] = {}
-            a = skeleton.pre_activations(given, states)
+            if self.projection:
+                width = sum(cell.layout.x_sizes.values())
+                product = torch.empty(batch, width, dtype=like.dtype, device="meta")
+                found = completed(skeleton, product)
+                self.completes = found.keys() != {"all"} or found["all"] is not product
+                if self.completes and not complete:
+                    self.projection, self.completes = (), False
+            if not self.completes:
+                self.projected = tuple(given)
             skeleton.__dict__["product"] = multiply
             kind = states_type(tuple(cell.layout.states))
-            self.summed = self._reads_sums_alone(skeleton, given, kind(*states))
+            self.summed = not self.completes and self._reads_sums_alone(
+                skeleton, given, kind(*states)
+            )
             seen.clear()
             self.late.clear()
             self.operands.clear()
             with _Operations(batch) as operations, _Formulas():
+                named = completed(skeleton, product) if self.completes else given
+            a = skeleton.pre_activations(named, states)
+            with operations, _Formulas():
                 step = skeleton.normalise(skeleton.update(a, kind(*states)))
         del skeleton.__dict__["product"]
         same = [n for n, state in enumerate(step.states) if state is step.output]
         self.output = same[0] if same else Shape(step.output.shape[-1], step.output.dtype)
-        self.extras = [name for name in seen if getattr(cell, name) is not None]
+        made = self.projection if self.completes else ()
+        self.extras = [n for n in seen if getattr(cell, n) is not None and n not in made]
         self.spread = [operations.spreads(getattr(skeleton, name)) for name in self.extras]
         blocks = [(name, b.kind, b.operand, b.heads) for name, b in cell.layout.blocks.items()]
         shown: list[Any] = [
             self.summed,
+            self.completes,
             cell.bias,
             self.projected,
             self.early,
@@ -597,6 +626,12 @@ class _Watched(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self.seen[name] = None
         return super().__getitem__(name)
+
+
+def _in_half_precision(cell: GatedCell) -> bool:
+    """Whether products are made in less than the precision of float32."""
+    like = cell._like
+    return like.dtype == torch.bfloat16 or torch.is_autocast_enabled(like.device.type)
 
 
 def _as_autocast(weight: Tensor) -> Tensor:
