@@ -103,7 +103,7 @@ def run_direction(
             raise CompileError(f"{cell.name}.project gave {list(projected)}, and first others")
     constants = [projection, *made.steps.inputs_of(cell)]
     run = partial(_run_rows, made, constants, reverse)
-    if batch_sizes is not None and made.takes_packed and checkpoint_steps is None:
+    if batch_sizes is not None and made.PACKED and checkpoint_steps is None:
         return run(Lengths(batch_sizes.tolist()), sequences, initial)
     dense = partial(_run_dense, run)
     return run_one_direction(dense, sequences, initial, batch_sizes, reverse, checkpoint_steps)
@@ -117,7 +117,7 @@ def _run_dense(
     steps, batch = sequences[0].shape[:2]
     rows = [tensor.flatten(0, 1) for tensor in sequences]
     output, final = run(Lengths([batch] * steps), rows, initial)
-    return output.unflatten(0, (steps, batch)), final
+    return output.view(steps, batch, *output.shape[1:]), final
 
 
 def _run_rows(

@@ -52,7 +52,7 @@ class Lengths:
     def turned(self, rows: Tensor) -> Tensor:
         """The rows with each sequence in the opposite order of time; turned again, as they were."""
         if self.equal:
-            return rows.unflatten(0, (self.steps, self.batch)).flip(0).flatten(0, 1)
+            return rows.view(self.steps, self.batch, *rows.shape[1:]).flip(0).flatten(0, 1)
         return rows.index_select(0, self._opposite)
 
     def bounds(self, parts: int) -> list[int]:
@@ -68,6 +68,11 @@ class Lengths:
             possible = range(found[-1] + 1, self.batch - parts + part + 1)
             found.append(min(possible, key=lambda end: abs(self._ends[end - 1] - aim)))
         return [*found, self.batch]
+
+    @cached_property
+    def sizes(self) -> set[int]:
+        """The numbers of sequences that run at some step."""
+        return set(self.batch_sizes)
 
     @cached_property
     def _lengths(self) -> Tensor:

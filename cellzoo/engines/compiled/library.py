@@ -188,7 +188,7 @@ class Library:
         """
         bounds = lengths.bounds(parts)
         for first, end in pairwise(bounds):
-            for rows in {min(size, end) - first for size in {*lengths.batch_sizes}}:
+            for rows in {min(size, end) - first for size in lengths.sizes}:
                 if rows > 0 and rows not in self._fitting:
                     self._check(arguments, rows)
                     self._fitting.add(rows)

@@ -30,14 +30,10 @@ class Programs:
 
     Args:
         steps: the functions.
-
-    Attributes:
-        takes_packed: whether sequences may be of several lengths.
-        completes_projections: whether a step may do what `project` does after its product.
     """
 
-    takes_packed = True
-    completes_projections = True
+    COMPLETE = True  # whether a step does what `project` does after its product
+    PACKED = True  # whether sequences may be of several lengths
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -363,5 +359,5 @@ def programs_of(cell: GatedCell, make: type[Programs] = Programs) -> Programs:
     key = (make, type(cell), cell.input_size, cell.hidden_size, cell.bias, options, cell.training,
            like.dtype, device, products)  # fmt: skip
     if key not in _programs:
-        _programs[key] = make(Steps(cell, make.completes_projections))
+        _programs[key] = make(Steps(cell, make.COMPLETE))
     return _programs[key]

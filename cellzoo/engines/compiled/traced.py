@@ -121,14 +121,12 @@ def trace_step(
 class OverTime(Programs):
     """A cell's forward and backward, each run over time by what a subclass makes of its step.
 
-    Sequences are of one length.
-
     Args:
         steps: the functions.
     """
 
-    takes_packed = False
-    completes_projections = False
+    COMPLETE = False
+    PACKED = False
 
     def __init__(self, steps: Steps) -> None:
         super().__init__(steps)
@@ -184,7 +182,7 @@ class OverTime(Programs):
         biases: Tensors,
         extras: Tensors,
     ) -> list[list[Tensor]]:
-        """`Steps.backward` over time; nothing is overwritten."""
+        """`Steps.backward` over time."""
         steps, sizes = self.steps, (len(weights), len(biases), len(extras))
         inputs = len(projected), steps.states, len(steps.early), 1
 
