@@ -143,6 +143,8 @@ def _run_rows(
     sizes = [len(group) for group in groups]
     tensors = [tensor.contiguous() for group in groups for tensor in group]
     with torch.autocast(initial[0].device.type, enabled=False):  # the steps cast what is cast
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            made.begin(*grouped(tensors, *sizes))
         output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
     return lengths.turned(output) if reverse else output, tuple(final)
 
