@@ -96,7 +96,13 @@ def run_direction(
     else:
         with FasterLinear():
             projected = cell.project_sequence(x, dt)
-        names, sequences, projection = tuple(projected), list(projected.values()), []
+        # Pre-activations are of the states' type; under autocast a projection may not be.
+        dtype = cell._like.dtype
+        names, sequences, projection = (
+            tuple(projected),
+            [t.to(dtype) for t in projected.values()],
+            [],
+        )
     made = programs_of(cell, names, make)
     constants = [projection, *made.steps.inputs_of(cell)]
     run = partial(_run_rows, made, constants, reverse)

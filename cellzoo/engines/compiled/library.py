@@ -421,7 +421,7 @@ def _builder(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -
     }
     log = logging.getLogger("torch._inductor.standalone_compile")
     # It would compile six programs to see which of the CPU's instructions the compiler knows.
-    known = mock.patch.object(VecISA, "check_build", lambda *arguments: True)
+    known = mock.patch.object(VecISA, "check_build", return_value=True)
     with config.patch(settings), known:
         with (
             mock.patch.object(CppWrapperCodeCache, "load_pybinding", noted),
