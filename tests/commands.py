@@ -83,8 +83,10 @@ def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     )
 
 
-def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """A command as `as_a_user` runs it, that goes on while the test does."""
+def start(
+    *arguments: str, cwd: Path, alone: bool = False, **environment: str
+) -> subprocess.Popen[str]:
+    """A command as `as_a_user` runs it, that goes on while the test does; alone in its session."""
     return subprocess.Popen(
         [sys.executable, "-m", "cellzoo", *arguments],
         cwd=cwd,
@@ -92,6 +94,7 @@ def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=alone,
     )
 
 

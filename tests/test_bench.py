@@ -2,14 +2,18 @@
 
 import csv
 import math
+import os
+import re
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy
 import pandas
 import pytest
 import torch
-from commands import as_a_user, assert_refused
+from commands import as_a_user, assert_refused, start, wait_for
 from torch import nn
 
 from cellzoo import RNN
@@ -24,6 +28,24 @@ from cellzoo.cli import main
 from cellzoo.engines import CompileError
 
 CPU = torch.device("cpu")
+PLUGIN = """
+import torch
+from cellzoo import GatedCell, register_cell
+
+@register_cell("mine")
+class Mine(GatedCell):
+    gates = ("n",)
+
+    def update(self, a, s):
+        return torch.tanh(a.n)
+
+@register_cell("sorting")
+class Sorting(GatedCell):
+    gates = ("n",)
+
+    def update(self, a, s):
+        return torch.sort(a.n, -1).values
+"""
 TINY = ["--shape", "5,2,3,4", "--repeats", "2", "--no-peers"]
 
 
@@ -424,22 +446,48 @@ def test_warm_compiles_each_and_fails_only_for_what_was_named(monkeypatch, capsy
         if cell == "gru":
             raise CompileError("no C++ compiler was found")
         compiled.append(cell)
+        return 1.5
 
     monkeypatch.setattr("cellzoo.bench.warm._compile", compile_one)
+    monkeypatch.setattr("cellzoo.bench.warm._pool", lambda processes: ThreadPoolExecutor(1))
     assert main(["bench", "--warm", "[g]ru", "gru_v1", "lstm"]) == 0
     assert compiled == ["gru_v1", "lstm"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "gru: not compiled: no C++ compiler was found"
-    assert [line.split(":")[0] for line in lines] == ["gru", "gru_v1", "lstm"]
+    assert sorted(lines) == [
+        "gru: not compiled: no C++ compiler was found",
+        "gru_v1: 1.5 s",
+        "lstm: 1.5 s",
+    ]
     assert main(["bench", "--warm", "gru"]) == 1
 
 
 @pytest.mark.slow
 def test_warm_fills_the_cache(tmp_path):
-    done = as_a_user("bench", "--warm", "elman", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "c"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("elman: ")
-    assert [path for path in (tmp_path / "c" / "cellzoo").rglob("*") if path.is_file()]
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    cells = ["elman", "mine", "sorting"]
+    done = as_a_user("bench", "--plugin", "mine.py", "--warm", *cells, cwd=tmp_path, **environment)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == ""
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert lines.keys() == {*cells}
+    assert re.fullmatch(r"not compiled: .*a step of it calls .*sort.*", lines.pop("sorting"))
+    assert all(re.fullmatch(r"\d+\.\d s", seconds) for seconds in lines.values())
+    libraries = [*(tmp_path / "cache" / "cellzoo" / "compiled").glob("*.so")]
+    assert len(libraries) >= 4  # of two cells, forward and backward
+
+
+@pytest.mark.slow
+def test_warm_ends_at_ctrl_c(tmp_path):
+    process = start(
+        "bench", "--warm", "elman", "lstm", "gru", cwd=tmp_path, alone=True,
+        XDG_CACHE_HOME=str(tmp_path / "cache"), OMP_NUM_THREADS="2",
+    )  # fmt: skip
+    compiled = tmp_path / "cache" / "cellzoo" / "compiled"
+    wait_for(compiled.exists)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "cellzoo: interrupted\n")
 
 
 def test_as_a_user(tmp_path):

@@ -167,7 +167,7 @@ def test_engines_agree(run, dtype, seed):
         output, final = rnn(sequence, given)
         return everything(pad_packed_sequence(output)[0], final, inputs)
 
-    exact = by("loop", F64)
+    exact, loop = by("loop", F64), by("loop", dtype)
     for engine in ("native", "scan", "compiled"):
         try:
             got = by(engine, dtype)
@@ -176,8 +176,9 @@ def test_engines_agree(run, dtype, seed):
             continue
         for name, want in exact.items():
             near = 1e-9 if dtype == F64 else 1e-4
-            off = (got[name].to(want.dtype) - want).norm()
-            assert off <= near * max(want.norm(), 1), (engine, name)
+            off, of_loop = ((each[name].to(want.dtype) - want).norm() for each in (got, loop))
+            # Some of the cells grow, and lose digits by any engine.
+            assert off <= max(near * max(want.norm(), 1), 10 * of_loop), (engine, name)
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
@@ -215,30 +216,62 @@ def test_only_what_is_wanted_and_no_gradient_at_all():
         torch.testing.assert_close(rnn(x)[0], build("lstm", engine="loop")(x)[0])
 
 
-@pytest.mark.usefixtures("_as_plain_functions")
-@pytest.mark.parametrize("cell", ["peephole_lstm", "gru_v1", "layernorm_lstm"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_half_precision_is_as_far_from_float64_as_the_loop(cell, dtype):
-    """float32 here is under autocast: products in bfloat16, pre-activations and states float32."""
+def as_far_from_float64_as_the_loop(cell, dtype):
+    """Outputs, final states and every gradient; float32 here is under autocast to bfloat16.
+
+    What differs is the order of the sums and where they are rounded, so that either may be nearer
+    by chance; a number that is rounded once more than by the loop has less than twice its error.
+    What the loop has by luck without error may have a unit of bfloat16, 2⁻⁸, in its norm.
+    """
     autocast = dtype == torch.float32
 
     def run(engine, dtype, autocast=False):
         torch.manual_seed(0)
-        rnn = RNN(cell, 8, 16, engine=engine, dtype=F64).to(dtype)
-        x = normal(12, 4, 8).detach().to(dtype).requires_grad_()
+        rnn = RNN(cell, 24, 16, engine=engine, dtype=F64).to(dtype)
+        x = normal(12, 5, 24).detach().to(dtype).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output, state = rnn(x)
         states = state if isinstance(state, tuple) else (state,)
         assert {t.dtype for t in (output, *states)} == {dtype}
-        output.sum().backward()
-        found = {"output": output, "x": x.grad, **{n: p.grad for n, p in rnn.named_parameters()}}
+        weighting = normal(*output.shape, seed=1).detach().to(dtype)
+        ((output * weighting).sum() + sum(s.square().sum() for s in states)).backward()
+        found = {"output": output, "x": x.grad, **{f"s{n}": s for n, s in enumerate(states)}}
+        found |= {name: p.grad for name, p in rnn.named_parameters()}
         return {name: tensor.detach().double() for name, tensor in found.items()}
 
     exact = run("loop", F64)
     loop, compiled = run("loop", dtype, autocast), run("compiled", dtype, autocast)
     for name, want in exact.items():
         off = [((got[name] - want).norm() / want.norm()).item() for got in (loop, compiled)]
-        assert off[1] < 2 * off[0] + 1e-3, name
+        assert off[1] <= max(2 * off[0], 2**-8), name
+
+
+HALF = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.usefixtures("_as_plain_functions")
+@pytest.mark.parametrize("cell", ["peephole_lstm", "gru_v1", "layernorm_lstm"])
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_is_as_far_from_float64_as_the_loop(cell, dtype):
+    as_far_from_float64_as_the_loop(cell, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [
+        *((cell, dtype) for cell in ("lstm", "gru", "gru_v1") for dtype in HALF),
+        ("layernorm_lstm", torch.float32),
+        pytest.param(
+            "layernorm_lstm",
+            torch.bfloat16,
+            marks=pytest.mark.xfail(reason="x's gradient is off by 0.113, the loop's by 0.050"),
+        ),
+    ],
+)
+def test_half_precision_compiled(cell, dtype):
+    as_far_from_float64_as_the_loop(cell, dtype)
 
 
 @pytest.mark.usefixtures("_as_plain_functions")

@@ -37,8 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     said = _parser().parse_args(argv)
     chosen = _cells(said.cells)
+    threads = _positive(
+        "--threads", torch.get_num_threads() if said.threads is None else said.threads
+    )
     if said.warm:
-        failed = warm(chosen, lambda line: print(line, flush=True))
+        failed = warm(chosen, lambda line: print(line, flush=True), processes=threads)
         return int(any(name in failed for name in said.cells))
     _known("dtype", said.dtype, DTYPES)
     _known("device", said.device, ENGINES_OF)
@@ -49,9 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise BenchError("--device cuda: torch sees no CUDA device")
     shapes = [Shape.parse(text) for text in said.shape] or SHAPES
     rounds = _positive("--repeats", said.repeats)
-    threads = _positive(
-        "--threads", torch.get_num_threads() if said.threads is None else said.threads
-    )
     out = _folder(said.out)
     with on_threads(threads):
         rows = bench(
@@ -94,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", default="float32", help=f"one of {', '.join(DTYPES)}")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of torch, or with --warm, cells compiled at once (default: torch's own number)",
+    )
     parser.add_argument(
         "--repeats", type=int, default=9, metavar="N", help="rounds (default: %(default)s)"
     )

@@ -98,9 +98,11 @@ def run_direction(
     else:
         with FasterLinear():
             projected = cell.project_sequence(x, dt)
-        sequences, projection = list(projected.values()), []
         if tuple(projected) != made.steps.projected:
             raise CompileError(f"{cell.name}.project gave {list(projected)}, and first others")
+        # Pre-activations are of the states' type; under autocast a projection may not be.
+        dtype = cell._like.dtype
+        sequences, projection = [each.to(dtype) for each in projected.values()], []
     constants = [projection, *made.steps.inputs_of(cell)]
     run = partial(_run_rows, made, constants, reverse)
     if batch_sizes is not None and made.PACKED and checkpoint_steps is None:
@@ -135,6 +137,8 @@ def _run_rows(
     kind = initial[0].device.type
     cast = torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if cast else nullcontext():  # steps cast what is cast
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            made.begin(*grouped(tensors, *sizes))
         output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
     return lengths.turned(output) if reverse else output, tuple(final)
 

@@ -14,11 +14,13 @@ import re
 import tempfile
 import warnings
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache as once
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest import mock
 
 import torch
@@ -29,6 +31,9 @@ from cellzoo.engines.compiled import cache
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.steps import grouped
 from cellzoo.engines.errors import CompileError, in_one_line
+
+if TYPE_CHECKING:
+    from torch._inductor.cpp_builder import CppBuilder
 
 SMALL = 1 << 20  # multiply-adds of a product for which another thread is not worth to be woken
 DTYPES = {
@@ -274,31 +279,42 @@ def library_of(
     sizes: list[int],
     arguments: list[Argument],
     targets: list[int],
-) -> Library:
-    """A step's library from the cache; else traced, and compiled if that is not there either.
+) -> Callable[[], Library]:
+    """A step's library from the cache; else traced, and begun to be compiled, if not there either.
 
     Args:
         identity: what the step does, in words.
         step: from groups of tensors to its results.
         sizes: of these groups.
-        arguments: the inputs, and then what else its results are written to.
-        targets: the argument that each result is written to.
+        arguments: what it reads and writes, its groups first.
+        targets: which of them its results are written to.
+
+    Returns:
+        Waits for the compiler and gives the library; as this function, it may raise CompileError.
 
     Raises:
         CompileError: the cell cannot be traced or compiled.
     """
     dtypes = " ".join(str(argument.tensor.dtype) for argument in arguments)
     identity = cache.key(_sources(), identity, dtypes)
-    key = cache.linked(identity)
-    found = cache.find(key) if key else None
-    if found is None:
-        key = _make(step, sizes, arguments, targets)
+    linked = cache.linked(identity)
+    if linked and cache.find(linked):
+        made = Future[str]()
+        made.set_result(linked)
+    else:
+        made = _make(step, sizes, arguments, targets)
+
+    @once
+    def library() -> Library:
+        key = made.result()
         cache.link(identity, key)
         found = cache.find(key)
         if found is None:
             raise CompileError(f"a program vanished from {cache.folder()}")
-    _keep_freed_memory()
-    return Library(*found)
+        _keep_freed_memory()
+        return Library(*found)
+
+    return library
 
 
 def _make(
@@ -306,22 +322,41 @@ def _make(
     sizes: list[int],
     arguments: list[Argument],
     targets: list[int],
-) -> str:
-    """Trace, and compile what was never compiled; returns the library's key."""
-    with warnings.catch_warnings():
+) -> Future[str]:
+    """Trace, and compile in a thread what was never compiled; gives the library's key."""
+    made = Future[str]()
+    with warnings.catch_warnings(), _named():
         warnings.simplefilter("ignore")  # the compiler's own, about itself
-        try:
-            graph, example = _trace(step, sizes, arguments, targets)
-            key = cache.key(_sources(), _text(graph))
-            if cache.find(key) is None:
-                with tempfile.TemporaryDirectory() as folder:
-                    library = _compile(graph, example, Path(folder))
-                    cache.store(key, library, _sizes(graph))
-            return key
-        except CompileError:
-            raise
-        except Exception as error:
-            raise CompileError(in_one_line(error)) from error
+        graph, example = _trace(step, sizes, arguments, targets)
+        key = cache.key(_sources(), _text(graph))
+        if cache.find(key):
+            made.set_result(key)
+            return made
+        folder = tempfile.TemporaryDirectory()
+        builder = _builder(graph, example, Path(folder.name))
+        noted = _sizes(graph)
+
+    def compile_and_store() -> str:
+        with folder, _named():
+            cache.store(key, _compile(builder), noted)
+        return key
+
+    # A thread of its own, not one of a pool's: those do not survive a fork.
+    pool = ThreadPoolExecutor(1)
+    made = pool.submit(compile_and_store)
+    pool.shutdown(wait=False)
+    return made
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Has what is raised be a CompileError."""
+    try:
+        yield
+    except CompileError:
+        raise
+    except Exception as error:
+        raise CompileError(in_one_line(error)) from error
 
 
 def _trace(
@@ -376,13 +411,13 @@ def _sizes(graph: torch.fx.GraphModule) -> dict[str, Any]:
     return {"sizes": symbols, "guards": sorted(guards - {"True"})}
 
 
-def _compile(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -> Path:
-    """Compile a graph; returns the library, in this folder."""
-    import torch._inductor as inductor
+def _builder(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -> CppBuilder:
+    """A graph as C++ in this folder, and what compiles it there."""
+    import torch._inductor as inductor  # heavy, as all of it
     from torch._inductor import config
     from torch._inductor.codecache import CppWrapperCodeCache
     from torch._inductor.cpp_builder import CppBuilder, CppTorchOptions
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
+    from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa
 
     codes: list[str] = []
 
@@ -399,7 +434,9 @@ def _compile(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -
         "force_disable_caches": True,  # `cache` is
     }
     log = logging.getLogger("torch._inductor.standalone_compile")
-    with config.patch(settings):
+    # It would compile six programs to see which of the CPU's instructions the compiler knows.
+    known = mock.patch.object(VecISA, "check_build", return_value=True)
+    with config.patch(settings), known:
         with (
             mock.patch.object(CppWrapperCodeCache, "load_pybinding", noted),
             mock.patch.object(log, "disabled", True),  # it warns that it cannot save: `cache` does
@@ -409,13 +446,17 @@ def _compile(graph: torch.fx.GraphModule, example: list[Tensor], folder: Path) -
             raise CompileError(f"the compiler made {len(codes)} programs instead of one")
         (folder / "step.cpp").write_text(_with_runtime(codes[0]))
         options = CppTorchOptions(vec_isa=pick_vec_isa(), include_pytorch=True)
-        builder = CppBuilder(
+        return CppBuilder(
             name="step",
             sources=[str(folder / "step.cpp")],
             BuildOption=options,
             output_dir=str(folder),
         )
-        builder.build()
+
+
+def _compile(builder: CppBuilder) -> Path:
+    """Run the C++ compiler; returns the library."""
+    builder.build()
     return Path(builder.get_target_file_path())
 
 

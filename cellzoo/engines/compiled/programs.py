@@ -8,7 +8,7 @@ before a forward step and after a backward one, are the loop's: see `runtime.h`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.library import Argument, Library, Product, library_of
 from cellzoo.engines.compiled.products import linear, outer
 from cellzoo.engines.compiled.steps import Shape, Steps, Tensors, grouped
+from cellzoo.engines.errors import CompileError
 
 COMPILE = True  # tests also run the steps as they are
 ALONE = 512  # numbers of a state for which another thread is worth to be woken
@@ -37,7 +38,29 @@ class Programs:
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
-        self._made: dict[str, Library] = {}
+        self._made: dict[str, Callable[[], Library]] = {}
+
+    def begin(
+        self,
+        sequences: Tensors,
+        initial: Tensors,
+        projection: Tensors,
+        weights: Tensors,
+        biases: Tensors,
+        extras: Tensors,
+    ) -> None:
+        """Begin to compile both, side by side, for arguments like these of `forward`."""
+        if not COMPILE or "backward" in self._made:
+            return
+        none = Lengths([0])
+        others = weights, biases, extras
+        with torch.no_grad():
+            sequences, initial = ([t[:0] for t in group] for group in (sequences, initial))
+            projected = self._projected(sequences, projection, biases)
+            output, states, early = self._forward(none, projected, initial, *others)
+            given = [(projected if projection else sequences)[n] for n in self.steps.kept]
+            of_output, of_final = torch.empty_like(output), [torch.empty_like(s) for s in initial]
+            self._backward(none, given, states, early, of_output, of_final, *others)
 
     def forward(
         self,
@@ -301,7 +324,7 @@ class Programs:
         products: list[Product],
         lengths: Lengths,
     ) -> None:
-        """Run all steps.
+        """Run all steps; of an empty batch, only begin to compile them.
 
         Args:
             results: what a step's results are written to; inputs may be among them.
@@ -316,8 +339,14 @@ class Programs:
             step = self._forward_step if name == "forward" else self._backward_step
             identity = f"{name} {targets}\n{self.steps.identity}"
             self._made[name] = library_of(identity, step, sizes, arguments, targets)
-        parts = self._parts(lengths)
-        self._made[name].run(arguments, products, lengths, parts, name == "backward")
+        if not lengths.batch:
+            return
+        try:
+            library = self._made[name]()
+        except CompileError:
+            del self._made[name]  # another call may find a compiler
+            raise
+        library.run(arguments, products, lengths, self._parts(lengths), name == "backward")
 
     def _forward_step(self, *groups: list[Tensor]) -> list[Tensor]:
         """What a forward step writes: new states, output, products made within it."""

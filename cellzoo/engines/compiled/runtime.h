@@ -23,10 +23,10 @@ template <typename T>
 constexpr int64_t WIDTH = VECTORS * LANES<T>;
 constexpr int ROWS = sizeof(Vector<float>) >= 64 ? 8 : 6;  // of a tile: its sums fill the registers
 
-// c (R, columns) = [c +] a (R, depth) · panel (depth, WIDTH).
+// c (R, columns) = [c +] a (R, depth) · panel (depth, WIDTH). Compiled once, not at every call.
 template <typename T, int R>
-inline void tile(const T* a, int64_t a_row, int64_t a_step, const T* panel, T* c, int64_t c_row,
-                 int64_t depth, int64_t columns, bool add) {
+C10_NOINLINE void tile(const T* a, int64_t a_row, int64_t a_step, const T* panel, T* c,
+                       int64_t c_row, int64_t depth, int64_t columns, bool add) {
   Vector<T> sum[R][VECTORS];
   const bool whole = columns >= WIDTH<T>;
   const auto count = [&](int v) {

@@ -136,6 +136,9 @@ class OverTime(Programs):
         """What runs the step of calls like this one."""
         raise NotImplementedError
 
+    def begin(self, *groups: Tensors) -> None:
+        """What runs a step is made when it first runs."""
+
     def _projected(self, sequences: Tensors, projection: Tensors, biases: Tensors) -> list[Tensor]:
         return [functional.linear(*sequences, *projection)] if projection else [*sequences]
 
