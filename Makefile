@@ -1,10 +1,13 @@
 # make demo   an environment of its own, a sweep on real digits, and its comparison
 # make test   the tests (make test-slow: the slow ones)
+#             on every core, at most 8, or WORKERS=2; pytest alone runs them in one process
 # make lint   format, lint and types
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+WORKERS ?= logical --maxprocesses 8
+PYTEST := $(BIN)/pytest --dist worksteal -n $(WORKERS)
 
 .PHONY: demo test test-slow lint clean
 
@@ -17,10 +20,10 @@ demo: $(VENV)/installed
 	@echo "against the LSTM:  $(BIN)/cellzoo compare runs/demo --baseline lstm"
 
 test: $(VENV)/installed
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -13,7 +13,11 @@ from pathlib import Path
 
 from cellzoo.cli import main
 
-TINY = ["task=digits", "hidden_size=4", "trainer.max_epochs=1", "logger=files"]
+# By the loop: a compiler takes longer than such a run, and for each cell anew. A test of what
+# the engine is by default says engine=auto.
+TINY = [
+    "task=digits", "hidden_size=4", "trainer.max_epochs=1", "logger=files", "engine=loop",
+]  # fmt: skip
 
 LEAKY = '''
 from torch import sigmoid, tanh

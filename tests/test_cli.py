@@ -225,6 +225,7 @@ def test_the_whole_way_as_a_user(tmp_path):
     """Ten lines, a run, a sweep beside lstm, a comparison: in processes of their own."""
     (tmp_path / "my_cell.py").write_text(LEAKY)
     arguments = ["cell=lstm,leaky_lstm", "seed=0,1", "task=adding", "task.train_size=320"]
+    arguments += ["engine=auto"]
     swept = as_a_user(
         "sweep", "--plugin", "my_cell.py", *TINY, *arguments, "name=mine", cwd=tmp_path
     )

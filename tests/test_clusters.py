@@ -136,9 +136,8 @@ def test_ray_takes_a_job_elsewhere_when_its_node_dies(tmp_path, two_nodes):
 def test_ray_without_a_cluster_is_refused(tmp_path):
     pytest.importorskip("ray")
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    done = as_a_user("sweep", "name=r", "launcher=ray", f"launcher.address={address}", *ARGUMENTS,
-                     cwd=tmp_path)  # fmt: skip
+        free.bind(("127.0.0.1", 0))  # nobody listens, and nobody else takes it
+        address = f"launcher.address=127.0.0.1:{free.getsockname()[1]}"
+        done = as_a_user("sweep", "name=r", "launcher=ray", address, *ARGUMENTS, cwd=tmp_path)
     assert done.returncode == 2
     assert "no cluster at" in done.stderr

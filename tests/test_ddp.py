@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import as_a_user, metrics, result_of
+from commands import as_a_user, metrics, result_of, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 from test_wandb import inspect
@@ -209,16 +209,10 @@ def test_two_ranks_go_on_where_one_was_killed_and_where_both_were(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and not (
-        checkpoint.exists() and checkpoint.stat().st_mtime > before
-    ):
-        time.sleep(0.01)
+    wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_mtime > before)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while time.monotonic() < deadline and not nobody_is_left(tmp_path):
-        time.sleep(0.1)
-    assert nobody_is_left(tmp_path)  # the other rank ends by itself
+    wait_for(lambda: nobody_is_left(tmp_path))  # the other rank ends by itself
     assert result_of("runs/broken")["status"] == "running"
 
     assert as_a_user(*options, "name=broken", cwd=tmp_path).returncode == 0

@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
@@ -13,11 +15,14 @@ import torch
 from commands import LEAKY, metrics, result_of, results_in, wait_for
 from test_wandb import inspect
 
+import cellzoo.train
 from cellzoo import checkpoints
 from cellzoo.cli import main
+from cellzoo.config import resolved, store_choices
 from cellzoo.learner import Learner
 from cellzoo.locks import LockedError, hold
 from cellzoo.runs import LOCK, RESERVE, status
+from cellzoo.sweep.plan import composer
 
 # A few batches an epoch; a value is logged every third.
 SHORT = [
@@ -26,10 +31,11 @@ SHORT = [
 ]  # fmt: skip
 OFTEN = "save_every=0"
 
-# Kills its process, once for each place that KILL names, as "train:12".
+# Kills its process, once for each place that KILL names, as "train:12"; waits at those of WAIT.
 DEADLY = """
 import os
 import signal
+import time
 from pathlib import Path
 
 from cellzoo import register_task
@@ -44,6 +50,10 @@ class Deadly(Adding):
         if here in os.environ.get("KILL", "").split() and not Path(f"{here}.killed").exists():
             Path(f"{here}.killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if here in os.environ.get("WAIT", "").split():
+            Path("waits").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
         return super().measure(prediction, y)
 """
 
@@ -81,11 +91,17 @@ class Crash(Exception):
     pass
 
 
-def train(*overrides: str, crash: int | None = None) -> int:
-    """Train in this process; the crash-th batch of any kind raises. Returns the batches asked."""
+def train(*overrides: str, crash: int | None = None) -> None:
+    """Train in this process; the crash-th batch of any kind raises."""
+    code, _ = counted(lambda: main(["train", *SHORT, *overrides]), crash)
+    assert code == (0 if crash is None else 1)
+
+
+def counted(run: Callable[[], Any], crash: int | None) -> tuple[Any, int]:
+    """What `run` returns, and the batches that it asked for; the crash-th of any kind raises."""
     asked = 0
 
-    def counted(step):
+    def step_of(step):
         def call(self, batch, index):
             nonlocal asked
             asked += 1
@@ -97,10 +113,8 @@ def train(*overrides: str, crash: int | None = None) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("training_step", "validation_step", "test_step"):
-            patch.setattr(Learner, name, counted(getattr(Learner, name)))
-        code = main(["train", *SHORT, *overrides])
-    assert code == (0 if crash is None else 1)
-    return asked
+            patch.setattr(Learner, name, step_of(getattr(Learner, name)))
+        return run(), asked
 
 
 def checkpoint(run: str, name: str) -> dict:
@@ -129,13 +143,27 @@ def starts(run: str) -> list[str]:
 
 def crash_everywhere(monkeypatch, options: list[str], places: int) -> None:
     monkeypatch.setattr(checkpoints, "SHARE", 0)  # a checkpoint before every batch
-    total = train(*options, "name=whole")
+    store_choices()
+    with composer() as compose:  # once: it takes longer than such a run
+        config = resolved(compose.compose([*SHORT, *options]))
+
+    def run(name: str, crash: int | None = None, **changes: Any) -> int:
+        """What the command does with its config, in this process; returns the batches asked."""
+        settings, directory = {**config, "name": name, **changes}, Path("runs", name)
+        engine, _ = cellzoo.train.settle_engine(settings, directory)
+        result, asked = counted(
+            lambda: cellzoo.train.train(settings, directory, progress=False, engine=engine), crash
+        )
+        assert result["status"] == ("done" if crash is None else "failed")
+        return asked
+
+    total = run("whole")
     for place in range(1, places + 1):
         crash = max(1, total * place // places)
-        train(*options, "name=broken", OFTEN, crash=crash)
+        run("broken", crash, save_every=0)
         if crash < total - 4:
-            train(*options, "name=broken", OFTEN, crash=2)  # and once more, a batch later
-        train(*options, "name=broken", OFTEN)
+            run("broken", 2, save_every=0)  # and once more, a batch later
+        run("broken", save_every=0)
         assert_same_run("broken", "whole")
         assert starts("broken")[0] == "the beginning"
         assert all(each.startswith("step ") for each in starts("broken")[1:])
@@ -186,14 +214,15 @@ def test_kill_9_before_a_checkpoint_in_an_epoch_in_validation_and_in_the_test(tm
     ("sent", "code", "reason"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
 )
 def test_a_run_that_is_stopped_goes_on(sent, code, reason, tmp_path):
-    command = ["train", *SHORT, "trainer.max_epochs=15", "task.length=20", "dropout=0.2",
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    command = ["train", "--plugin", "deadly.py", *SHORT, "task=deadly", "dropout=0.2",
                "num_layers=2", "save_every=inf"]  # fmt: skip
     assert processes.run([*command, "name=whole"], tmp_path) == 0
-    process = processes.start([*command, "name=broken"], tmp_path)
-    rows = tmp_path / "runs/broken/metrics.csv"
-    wait_for(lambda: rows.exists() and rows.stat().st_size > 400)
+    process = processes.start([*command, "name=broken"], tmp_path, WAIT="train:17")
+    wait_for(Path("waits").exists)
     assert status(Path("runs/broken")) == "running"
     os.kill(process.pid, sent)
+    Path("go").touch()
     assert processes.finish(process) == code
     result = result_of("runs/broken")
     assert (result["status"], result["reason"]) == ("interrupted", reason)
@@ -233,7 +262,8 @@ def test_another_run_is_refused(tmp_path, capsys):
 
 
 def test_an_edited_cell_is_another_run(tmp_path, capsys):
-    command = ["train", "--plugin", "my_cell.py", *SHORT, "cell=leaky_lstm", "name=one", OFTEN]
+    command = ["train", "--plugin", "my_cell.py", *SHORT, "cell=leaky_lstm", "name=one", OFTEN,
+               "engine=loop"]  # fmt: skip
     Path("my_cell.py").write_text(LEAKY)
     assert processes.run([*command, "trainer.max_epochs=2", "task.length=1"], tmp_path) == 2
     process = processes.start([*command, "trainer.max_epochs=900"], tmp_path)
@@ -248,7 +278,7 @@ def test_an_edited_cell_is_another_run(tmp_path, capsys):
 
 def test_a_diverged_run_is_not_tried_again(capsys):
     bad = ["optimizer=sgd", "optimizer.lr=1e38", "trainer.gradient_clip_val=null", "cell=elman",
-           "cell.nonlinearity=relu", "name=one"]  # fmt: skip
+           "cell.nonlinearity=relu", "engine=loop", "name=one"]  # fmt: skip
     assert main(["train", *SHORT, *bad]) == 1
     assert status(Path("runs/one")) == "diverged"
     assert main(["train", *SHORT, *bad]) == 2
@@ -293,31 +323,31 @@ def test_engine_and_threads_are_those_of_the_first_attempt(monkeypatch):
 
 
 FAULTS = {
-    "memory": ("torch.empty(1 << 60)", "RuntimeError: "),
-    "python's memory": ("raise MemoryError", "MemoryError"),
-    "exit": ("raise SystemExit(3)", "SystemExit: 3"),
-    "exception": ('raise KeyError("h")', "KeyError: 'h'"),
+    "faulty_memory": ("torch.empty(1 << 60)", "RuntimeError: "),
+    "faulty_pythons_memory": ("raise MemoryError", "MemoryError"),
+    "faulty_exit": ("raise SystemExit(3)", "SystemExit: 3"),
+    "faulty_exception": ('raise KeyError("h")', "KeyError: 'h'"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_goes_wrong_in_a_cell_is_the_reason(fault, tmp_path, monkeypatch):
-    code, reason = FAULTS[fault]
-    name = f"faulty_{fault.replace(' ', '_').replace(chr(39), '')}"
-    source = LEAKY.replace("leaky_lstm", name).replace(
-        "    def update", f"    def project(self, x):\n        {code}\n\n    def update"
-    )
-    Path("my_cell.py").write_text(source.replace("from torch", "import torch\nfrom torch", 1))
+def test_what_goes_wrong_in_a_cell_is_the_reason():
+    source = "import torch\n"
+    for name, (code, _) in FAULTS.items():
+        source += LEAKY.replace("leaky_lstm", name).replace(
+            "    def update", f"    def project(self, x):\n        {code}\n\n    def update"
+        )
+    Path("my_cells.py").write_text(source)
     # A sweep, which looks at nothing beforehand, and whose other jobs go on.
-    command = ["--plugin", "my_cell.py", "sweep", *SHORT, "engine=loop", "name=s"]
-    assert main([*command, f"cell={name},gru"]) == 1
+    command = ["--plugin", "my_cells.py", "sweep", *SHORT, "engine=loop", "name=s"]
+    assert main([*command, f"cell={','.join(FAULTS)},gru"]) == 1
     results = {result["cell"]: result for result in results_in("runs/s")}
     assert results["gru"]["status"] == "done"
-    assert results[name]["status"] == "failed"
-    assert results[name]["reason"].startswith(reason)
-    assert results[name]["attempts"][-1]["ended"] == f"failed: {results[name]['reason']}"
-    (run,) = Path("runs/s").glob(f"{name}-*/s0")
-    assert status(run) == "failed"
+    for name, (_, reason) in FAULTS.items():
+        assert results[name]["status"] == "failed"
+        assert results[name]["reason"].startswith(reason)
+        assert results[name]["attempts"][-1]["ended"] == f"failed: {results[name]['reason']}"
+        (run,) = Path("runs/s").glob(f"{name}-*/s0")
+        assert status(run) == "failed"
 
 
 @pytest.fixture

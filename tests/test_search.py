@@ -347,16 +347,16 @@ def trials_in(sweep) -> dict[str, tuple]:
 def test_a_killed_search_ends_as_an_undisturbed_one(folder):
     pytest.importorskip("optuna")
     arguments = [*OPTUNA, "trainer.max_epochs=3"]
-    command = ["sweep", "name=killed", "search.trials=3", *arguments]
+    command = ["sweep", "name=killed", "search.trials=4", *arguments]
     sweep = start(*command, cwd=folder)
     wait_for(lambda: len(list(folder.glob("runs/killed/*/s0/checkpoints"))) == 2, sweep)
     sweep.kill()
     sweep.communicate()
-    assert len(trials_in(folder / "runs/killed")) < 3
+    assert len(trials_in(folder / "runs/killed")) < 4
     again = as_a_user(*command, cwd=folder)
     assert again.returncode == 0, again.stderr + again.stdout
     raised = as_a_user(*command, "search.trials=5", cwd=folder)
-    assert "3 had ended before" in raised.stdout, raised.stderr
+    assert "4 had ended before" in raised.stdout, raised.stderr
     whole = as_a_user("sweep", "name=whole", "search.trials=5", *arguments, cwd=folder)
     assert whole.returncode == 0, whole.stderr
     found, expected = trials_in(folder / "runs/killed"), trials_in(folder / "runs/whole")

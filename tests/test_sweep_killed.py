@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import as_a_user, result_of, start
+from commands import as_a_user, result_of, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -89,9 +89,7 @@ def kill_three_then_the_sweep(sweep: subprocess.Popen, folder: Path) -> dict[str
                 killed[how] = run
                 note.unlink()
         time.sleep(0.005)
-    while len(list((folder / "runs/killed").glob("*/*/checkpoints/best.ckpt"))) < 6:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(list(folder.glob("runs/killed/*/*/checkpoints/best.ckpt"))) >= 6, sweep)
     sweep.kill()
     sweep.communicate()
     return killed
@@ -141,24 +139,23 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_ranks_of_a_sweeps_run_are_those_of_the_run_alone_and_one_that_dies_ends_it_alone(tmp_path):
     ddp = [*OPTIONS, "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1"]
     alone = {}
-    for seed in range(3):
+    for seed in (1, 2):
         said = as_a_user("train", *ddp, f"seed={seed}", f"name=alone{seed}", cwd=tmp_path)
         assert said.returncode == 0, said.stderr
         alone[seed] = result_of(tmp_path / f"runs/alone{seed}")
-    sweep = ["sweep", *ddp, "seed=0,1,2", "name=s", "launcher.jobs=1"]
+    sweep = ["sweep", *ddp, "seed=1,2", "name=s", "launcher.jobs=1"]
     crashed = as_a_user(*sweep, cwd=tmp_path, CRASH="1")
     assert crashed.returncode == 1
     (group,) = (tmp_path / "runs/s").glob("lstm-*")
-    assert {path.name for path in group.iterdir()} == {"s0", "s1", "s2"}
+    assert {path.name for path in group.iterdir()} == {"s1", "s2"}
     failed = result_of(group / "s1")
     assert failed["status"] == "failed"
     assert failed["reason"] == "rank 1: RuntimeError: rank 1 is out of luck"
     assert (tmp_path / "runs/s/attempts.csv").read_text().count("s1,") == 1  # no second try
-    for seed in (0, 2):
-        assert_equals_alone(result_of(group / f"s{seed}"), alone[seed])
+    assert_equals_alone(result_of(group / "s2"), alone[2])
     retried = as_a_user(*sweep, "--retry", "failed", cwd=tmp_path)
     assert retried.returncode == 0, retried.stdout + retried.stderr
-    assert "2 had ended before" in retried.stdout
+    assert "1 had ended before" in retried.stdout
     assert_equals_alone(result_of(group / "s1"), alone[1])
 
 

@@ -63,8 +63,9 @@ class Spy(Task):
     def do_nothing(self):
         time.sleep(self.nap)
 
-    def do_first_is_slow(self):
-        time.sleep(6.0 if self.seed == 0 else 0.1)
+    def do_first_waits(self):
+        while self.seed == 0 and not (NOTES / "go").exists():
+            time.sleep(0.01)
 
     def do_die_once(self):
         if first_time("died"):
@@ -132,12 +133,15 @@ def alive(process: int) -> bool:
 
 @pytest.mark.slow
 def test_groups_of_gpus_are_a_jobs_own_and_a_slow_job_holds_up_none(spy, tmp_path):
-    said = spy(
-        "task.how=first_is_slow", "seed=range(20)", "launcher.gpus=[0,1,2,3,4,5,6,7]",
+    sweep = start_sweep(
+        tmp_path, "task.how=first_waits", "seed=range(20)", "launcher.gpus=[0,1,2,3,4,5,6,7]",
         "launcher.gpus_per_job=2",
     )  # fmt: skip
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert "4 groups of 2 GPUs" in said.stdout
+    wait_for(lambda: all(len(notes(tmp_path, seed)) == 2 for seed in range(1, 20)), sweep)
+    (tmp_path / "notes/go").touch()
+    said, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 0, said
+    assert "4 groups of 2 GPUs" in said
     spans = []
     for seed in range(20):
         (_, began, _, devices), (_, ended, *_) = notes(tmp_path, seed)
@@ -148,10 +152,7 @@ def test_groups_of_gpus_are_a_jobs_own_and_a_slow_job_holds_up_none(spy, tmp_pat
             if others == devices:
                 assert ended <= other_began or other_ended <= began
     # Of a modulo, five jobs would be the slow one's group's.
-    slow_began, slow_ended, slow_group = spans[0]
-    by_group = Counter(devices for *_, devices in spans)
-    assert by_group[slow_group] == min(by_group.values()) < 5
-    assert sum(slow_began < ended < slow_ended for _, ended, _ in spans[1:]) > 10
+    assert sum(devices == spans[0][2] for *_, devices in spans) == 1
 
 
 @pytest.mark.slow
@@ -209,25 +210,26 @@ def test_a_job_that_takes_too_long_is_ended(how, spy, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_jobs_and_keeps_what_is_done(spy, tmp_path):
-    sweep = start_sweep(tmp_path, "task.how=first_is_slow", "seed=1,0,2", "launcher.jobs=1")
+    sweep = start_sweep(tmp_path, "task.how=first_waits", "seed=1,0,2", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
     (_, _, job, *_) = notes(tmp_path, 0)[0]
     sweep.send_signal(signal.SIGINT)
-    said, _ = sweep.communicate(timeout=30)
+    said, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 130, said
     assert not alive(int(job))
     statuses = sorted(result["status"] for result in results_in(tmp_path / "runs/s"))
     assert statuses == ["done", "interrupted"]
-    done = spy("task.how=first_is_slow", "seed=1,0,2", "launcher.jobs=1")
+    (tmp_path / "notes/go").touch()
+    done = spy("task.how=first_waits", "seed=1,0,2", "launcher.jobs=1")
     assert done.returncode == 0, done.stdout
     assert "1 had ended before" in done.stdout
 
 
 @pytest.mark.slow
 def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, tmp_path):
-    sweep = start_sweep(tmp_path, "task.nap=60", "seed=0,1", "launcher.jobs=1")
+    sweep = start_sweep(tmp_path, "task.nap=300", "seed=0,1", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
-    second = spy("task.nap=60", "seed=0,1")
+    second = spy("task.nap=300", "seed=0,1")
     assert second.returncode == 2
     assert "runs/s is in use by process" in second.stderr
     running = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
@@ -236,7 +238,7 @@ def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, 
     (_, _, job, *_) = notes(tmp_path, 0)[0]
     sweep.kill()
     sweep.communicate()
-    wait_for(lambda: not alive(int(job)), seconds=5)
+    wait_for(lambda: not alive(int(job)))
     left = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
     assert "the same command goes on" in left.stdout
     third = spy("task.nap=0", "seed=0,1")
@@ -246,10 +248,11 @@ def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, 
 
 @pytest.mark.slow
 def test_an_edited_plugin_changes_nothing_in_a_running_sweep(spy, tmp_path):
-    sweep = start_sweep(tmp_path, "task.how=first_is_slow", "seed=0,1", "launcher.jobs=1")
+    sweep = start_sweep(tmp_path, "task.how=first_waits", "seed=0,1", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
-    (tmp_path / "spy.py").write_text(SPY.replace("first_is_slow(self)", "another(self)"))
-    said, _ = sweep.communicate(timeout=60)
+    (tmp_path / "spy.py").write_text(SPY.replace("first_waits(self)", "another(self)"))
+    (tmp_path / "notes/go").touch()
+    said, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 0, said
     (kept,) = (tmp_path / "runs/s/plugins").rglob("spy.py")
     assert kept.read_text() == SPY

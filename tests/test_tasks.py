@@ -221,6 +221,7 @@ def test_a_download_is_checked_and_moved_whole_and_offline_is_explained(tmp_path
         assert right.find(None).read_bytes() == b"music" * 1000
     finally:
         server.shutdown()
+        server.server_close()
     assert right.find(None).exists()  # from the cache: nobody serves it any more
     (cache / "jsb" / "songs.mat").unlink()
     with pytest.raises(DataError, match="put that file at"):

@@ -11,7 +11,7 @@ from commands import as_a_user, metrics, result_of, results_in
 
 from cellzoo.cli import main
 
-TINY = ["task=digits", "hidden_size=4", "trainer.max_epochs=2"]
+TINY = ["task=digits", "hidden_size=4", "trainer.max_epochs=2", "engine=loop"]
 
 
 def inspect(run: Path) -> dict:
