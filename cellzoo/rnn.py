@@ -225,15 +225,12 @@ class RNN(nn.Module):
             x = self._like().new_zeros(1, 1, self.input_size)
         return self._in_words(*self._choose(self._layers()[0], x))
 
-    def settle_engine(self, packed: bool = False) -> list[str]:
+    def settle_engine(self) -> list[str]:
         """Have "auto" mean, from now on, the fastest engine here, compiled if need be, and tried.
 
         It depends on the cell, its options, dtype and device, on whether autocast is on, and on
         the machine; an engine asked for by name stays. On CUDA nothing was measured: it is native
         or the loop there.
-
-        Args:
-            packed: whether input will be packed.
 
         Returns:
             Why it is no faster one, in one line each; nothing where it is the fastest.
@@ -241,7 +238,7 @@ class RNN(nn.Module):
         why: list[str] = []
         if self.engine != "auto":
             return why
-        for candidate in engines.fastest(self.cell(), packed):
+        for candidate in engines.fastest(self.cell()):
             trial = copy.deepcopy(self)  # a projection in training may write to its buffers
             trial.engine = candidate
             try:

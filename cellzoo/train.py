@@ -29,7 +29,6 @@ from cellzoo.ranks import Ranks, end_with_parent, say
 from cellzoo.runs import ENDED, LOCK, build_model, free_space, read_result, write_result
 from cellzoo.stop import Stop, Terminated, noting_sigterm
 from cellzoo.tasks import Task, tasks
-from cellzoo.tasks.base import PackedExamples
 from cellzoo.threads import on_threads
 
 # The parameters' dtype, where Lightning's precision says another than float32.
@@ -118,7 +117,7 @@ def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list
     if (dtype := DTYPES.get(precision)) is not None:
         rnn = rnn.to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        why = rnn.settle_engine(isinstance(task.examples("val", 0), PackedExamples))
+        why = rnn.settle_engine()
     return rnn.engine, why
 
 

@@ -71,23 +71,19 @@ def choose(
     raise EngineError(f"engine {name!r} cannot run {layer[0].name}: {'; '.join(why)}")
 
 
-def fastest(cell: GatedCell, packed: bool = False) -> list[str]:
+def fastest(cell: GatedCell) -> list[str]:
     """The engines that may run a cell on its device, compilation allowed, the fastest first.
 
-    Measured in experiments/speed: on the CPU compiled code is as fast as torch.nn's LSTM kernel,
-    or up to two fifths faster; of packed input, many short runs of equal batch size, the kernel
-    takes three fifths of its time. torch.nn's other kernels are several times slower. For a
-    linear cell on the CPU, of (T, B, I, H), compiled code took half of the scan's time at
-    (784, 64, 1, 128) and (100, 32, 64, 64), as much at (100, 8, 16, 16), and three times as much
-    for one sequence, (784, 1, 1, 128). On CUDA compiled, persistent and scan were not measured:
-    the first two run where they are asked for by name.
+    Measured in experiments/speed: on the CPU compiled code is as fast as torch.nn's LSTM kernel or
+    faster, and torch.nn's other kernels are several times slower. For a linear cell on the CPU, of
+    (T, B, I, H), compiled code took half of the scan's time at (784, 64, 1, 128) and
+    (100, 32, 64, 64), as much at (100, 8, 16, 16), and three times as much for one sequence,
+    (784, 1, 1, 128). On CUDA compiled, persistent and scan were not measured: the first two run
+    where they are asked for by name.
     """
-    on_cpu = cell._like.device.type == "cpu"
-    kernel = native.kernel(cell)
-    order = ["compiled"] if on_cpu else []
+    order = ["compiled"] if cell._like.device.type == "cpu" else []
+    order += ["native"] if native.kernel(cell) else []
     order += ["scan", "loop"] if cell.linear else ["loop"]
-    if (kernel == "lstm" and packed) or (kernel and not on_cpu):
-        order.insert(0, "native")
     return [engine for engine in order if not _ruled_out(engine, cell)]
 
 
