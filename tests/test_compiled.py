@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -219,31 +220,33 @@ def test_only_what_is_wanted_and_no_gradient_at_all():
 def as_far_from_float64_as_the_loop(cell, dtype):
     """Outputs, final states and every gradient; float32 here is under autocast to bfloat16.
 
-    What differs is the order of the sums and where they are rounded, so that either may be nearer
-    by chance; a number that is rounded once more than by the loop has less than twice its error.
-    What the loop has by luck without error may have a unit of bfloat16, 2⁻⁸, in its norm.
+    What differs is the order of the sums and where they are rounded, so that in a single run
+    either may be nearer by chance: the errors are means over several.
     """
-    autocast = dtype == torch.float32
 
-    def run(engine, dtype, autocast=False):
-        torch.manual_seed(0)
+    def run(seed, engine, dtype, autocast=False):
+        torch.manual_seed(seed)
         rnn = RNN(cell, 24, 16, engine=engine, dtype=F64).to(dtype)
-        x = normal(12, 5, 24).detach().to(dtype).requires_grad_()
+        x = normal(12, 5, 24, seed=seed).detach().to(dtype).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output, state = rnn(x)
         states = state if isinstance(state, tuple) else (state,)
         assert {t.dtype for t in (output, *states)} == {dtype}
-        weighting = normal(*output.shape, seed=1).detach().to(dtype)
+        weighting = normal(*output.shape, seed=100 + seed).detach().to(dtype)
         ((output * weighting).sum() + sum(s.square().sum() for s in states)).backward()
         found = {"output": output, "x": x.grad, **{f"s{n}": s for n, s in enumerate(states)}}
         found |= {name: p.grad for name, p in rnn.named_parameters()}
         return {name: tensor.detach().double() for name, tensor in found.items()}
 
-    exact = run("loop", F64)
-    loop, compiled = run("loop", dtype, autocast), run("compiled", dtype, autocast)
-    for name, want in exact.items():
-        off = [((got[name] - want).norm() / want.norm()).item() for got in (loop, compiled)]
-        assert off[1] <= max(2 * off[0], 2**-8), name
+    off = {"loop": Counter(), "compiled": Counter()}
+    for seed in range(8):
+        exact = run(seed, "loop", F64)
+        for engine, total in off.items():
+            for name, got in run(seed, engine, dtype, autocast=dtype == torch.float32).items():
+                total[name] += ((got - exact[name]).norm() / exact[name].norm()).item()
+    for name, of_loop in off["loop"].items():
+        assert of_loop > 0, name
+        assert off["compiled"][name] <= 1.5 * of_loop, name
 
 
 HALF = [torch.float32, torch.bfloat16]
@@ -258,18 +261,8 @@ def test_half_precision_is_as_far_from_float64_as_the_loop(cell, dtype):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_own_cache")
-@pytest.mark.parametrize(
-    ("cell", "dtype"),
-    [
-        *((cell, dtype) for cell in ("lstm", "gru", "gru_v1") for dtype in HALF),
-        ("layernorm_lstm", torch.float32),
-        pytest.param(
-            "layernorm_lstm",
-            torch.bfloat16,
-            marks=pytest.mark.xfail(reason="x's gradient is off by 0.113, the loop's by 0.050"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_v1", "layernorm_lstm"])
+@pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_compiled(cell, dtype):
     as_far_from_float64_as_the_loop(cell, dtype)
 
