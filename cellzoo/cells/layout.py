@@ -94,8 +94,9 @@ class Layout:
         parameter = "_".join([*parts, *(() if gate.state == "full" else (gate.state,))])
         columns = sum(cell.width((self.gates | self.states)[each].width) for each in operand)
         heads = cell.width(gate.heads) if gate.state == "heads" else 1
-        block = self.blocks.setdefault(parameter, Block(gate.state, operand, columns, heads))
-        if (block.kind, block.operand) != (gate.state, operand):
+        kind = "full" if gate.state == "heads" and heads == 1 else gate.state
+        block = self.blocks.setdefault(parameter, Block(kind, operand, columns, heads))
+        if (block.kind, block.operand) != (kind, operand):
             raise TypeError(f"{cell.name}: {parameter} would be the weight of two operands")
         alike = gate.state != "heads" or rows == next(iter(block.rows.values()), rows)
         if heads != block.heads or columns % heads or rows % heads or not alike:

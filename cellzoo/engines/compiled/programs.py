@@ -177,7 +177,16 @@ class Programs:
         for each, weight, v, gradient in zip(names, weights, operands, gradients, strict=True):
             if steps.is_full(each):
                 of_weight, of_bias = outer(gradient, v, weight.dtype)
-            else:  # diagonal, heads
+            elif (heads := steps.heads(each)) > 1:
+                of_bias = gradient.sum(0)
+                parts = gradient.unflatten(-1, (len(each), heads, -1))  # (rows, gates, heads, …)
+                each_v = v.unflatten(-1, (heads, -1)).unbind(1)
+                products = [
+                    outer(part.flatten(1), of, weight.dtype)[0].unflatten(0, (len(each), -1))
+                    for part, of in zip(parts.unbind(2), each_v, strict=True)
+                ]
+                of_weight = torch.stack(products, 1).flatten(0, 2)
+            else:  # diagonal
                 of_bias = gradient.sum(0)
                 with torch.enable_grad():
                     leaf = weight.detach().requires_grad_()

@@ -98,10 +98,12 @@ void multiply(const T* a, int64_t a_row, const T* packed, T* c, int64_t c_row, i
 
 template <typename T>
 struct Buffer {  // aligned, and not filled
+  int64_t size;
   std::unique_ptr<char[]> owned;
   T* data;
   explicit Buffer(int64_t size)
-      : owned(new char[size * sizeof(T) + 64]),
+      : size(size),
+        owned(new char[size * sizeof(T) + 64]),
         data(reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(owned.get()) + 63) & ~63ull)) {}
 };
 
@@ -207,15 +209,26 @@ struct Worker {
     return chunks.back().data + used - bytes;
   }
 
+  bool made_in_step(const void* place) const {
+    return std::any_of(chunks.begin(), chunks.end(), [&](const auto& each) {
+      return each.data <= place && place < each.data + each.size;
+    });
+  }
+
   template <typename T, typename From>
   const T* panels_of(const From* weight, int64_t step, int64_t column, int64_t depth,
                      int64_t columns) {
-    for (const auto& each : packed)
-      if (each.weight == weight && each.step == step && each.column == column)
-        return reinterpret_cast<const T*>(each.panels.data);
-    packed.push_back({weight, step, column,
-                      Buffer<char>(packed_size<T>(depth, columns) * sizeof(T))});
-    T* to = reinterpret_cast<T*>(packed.back().panels.data);
+    const int64_t bytes = packed_size<T>(depth, columns) * sizeof(T);
+    T* to;
+    if (made_in_step(weight)) {  // its place may be something else's later
+      to = reinterpret_cast<T*>(allocate(bytes));
+    } else {
+      for (const auto& each : packed)
+        if (each.weight == weight && each.step == step && each.column == column)
+          return reinterpret_cast<const T*>(each.panels.data);
+      packed.push_back({weight, step, column, Buffer<char>(bytes)});
+      to = reinterpret_cast<T*>(packed.back().panels.data);
+    }
     pack(weight, step, column, depth, columns, to);
     return to;
   }
@@ -324,6 +337,17 @@ inline Tensor reinterpret_tensor_wrapper(const Tensor& tensor, int64_t dims, con
   return made;
 }
 
+inline Tensor matrix_of(const Tensor& tensor, int64_t number) {  // of (batch, rows, columns)
+  Tensor made = tensor;
+  made.data += number * tensor.stride[0] * bytes_of(tensor.dtype);
+  for (int64_t d = 0; d < 2; d++) {
+    made.size[d] = tensor.size[d + 1];
+    made.stride[d] = tensor.stride[d + 1];
+  }
+  made.dims = 2;
+  return made;
+}
+
 inline void aoti_torch_cpu_mm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
   product_of(out, a, b, false);
 }
@@ -340,27 +364,11 @@ inline void aoti_torch_cpu_addmm_out(const Tensor& out, const Tensor& added, con
   product_of(out, a, b, true);
 }
 
-// Few and small: heads. The weight is (batch, depth, columns).
-template <typename T>
-void batched(const Tensor& out, const Tensor& a, const Tensor& b) {
-  const T *x = reinterpret_cast<const T*>(a.data), *w = reinterpret_cast<const T*>(b.data);
-  T* y = reinterpret_cast<T*>(out.data);
-  using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
-  for (int64_t i = 0; i < out.size[0]; i++)
-    for (int64_t r = 0; r < out.size[1]; r++)
-      for (int64_t n = 0; n < out.size[2]; n++) {
-        Sum sum = 0;
-        for (int64_t k = 0; k < a.size[2]; k++)
-          sum += Sum(x[i * a.stride[0] + r * a.stride[1] + k * a.stride[2]]) *
-                 Sum(w[i * b.stride[0] + k * b.stride[1] + n * b.stride[2]]);
-        y[i * out.stride[0] + r * out.stride[1] + n * out.stride[2]] = T(sum);
-      }
-}
-
+// Heads: a product each. The weight is (batch, depth, columns).
 inline void aoti_torch_cpu_bmm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
-  if (out.dtype == cached_torch_dtype_float32) batched<float>(out, a, b);
-  else if (out.dtype == cached_torch_dtype_float64) batched<double>(out, a, b);
-  else batched<c10::BFloat16>(out, a, b);
+  if (out.stride[2] != 1) throw std::runtime_error("a product whose columns lie apart");
+  for (int64_t i = 0; i < out.size[0]; i++)
+    product_of(matrix_of(out, i), matrix_of(a, i), matrix_of(b, i), false);
 }
 
 template <typename T>

@@ -124,6 +124,10 @@ class Steps:
         """Whether this product is one matrix."""
         return names[0] in self.cell._matrices or self._block(names).kind == "full"
 
+    def heads(self, names: tuple[str, ...]) -> int:
+        """The heads of these gates' product; 1 where there are none."""
+        return self._block(names).heads
+
     @property
     def within(self) -> list[int]:
         """The places of the projected tensors that a forward step reads."""
