@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from references import REFERENCES
 from test_contract import CASES, SIZES, STACKS, build
 from torch.nn.functional import linear
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cellzoo import RNN, GatedCell, list_cells
-from cellzoo.cells.declare import Extra
+from cellzoo.cells.declare import Extra, Gate
 from cellzoo.engines import CompileError, EngineError, compiled
 from cellzoo.engines.compiled import cache, library, programs
 from cellzoo.engines.compiled.steps import Steps
@@ -205,6 +205,20 @@ def test_second_derivatives(cell, packed):
         return dict(zip(inputs, found, strict=True))
 
     assert_same(penalty("compiled"), penalty("loop"))
+
+
+@pytest.mark.usefixtures("_as_plain_functions")
+def test_second_derivatives_by_a_weight_that_comes_twice():
+    def slope(engine):
+        rnn = RNN("elman", 4, 4, engine=engine, dtype=F64)
+        shake(rnn)
+        rnn.weight_hh_l0, rnn.bias_hh_l0 = rnn.weight_ih_l0, rnn.bias_ih_l0
+        inputs = dict(rnn.named_parameters())
+        loss = rnn(normal(5, 2, 4))[0].square().sum()
+        found = torch.autograd.grad(loss, inputs.values(), create_graph=True)
+        return dict(zip(inputs, found, strict=True))
+
+    assert_same(slope("compiled"), slope("loop"))
 
 
 @pytest.mark.usefixtures("_as_plain_functions")
@@ -406,8 +420,14 @@ def test_which_projections_are_one_product_and_what_a_step_makes_of_it(project, 
 
 
 def test_declines_with_a_reason():
-    with pytest.raises(EngineError, match="float16"):
-        RNN("lstm", 3, 4, engine="compiled").half()(torch.zeros(2, 1, 3, dtype=torch.float16))
+    rnn = RNN("lstm", 3, 4, engine="compiled")
+    with (
+        torch.autocast("cpu", torch.float16),
+        pytest.raises(EngineError, match=r"autocast to torch\.float16"),
+    ):
+        rnn(torch.zeros(2, 1, 3))
+    with pytest.raises(EngineError, match=r"not proved for torch\.float16"):
+        rnn.half()(torch.zeros(2, 1, 3, dtype=torch.float16))
     reasons = {case.id: declined(case.values[0], case.values[2]) for case in CASES}
     assert {name for name, reason in reasons.items() if reason} == {"StepIndex", "ComplexState"}
     assert RNN("peephole_lstm", 3, 4).explain().startswith("loop")
@@ -655,6 +675,35 @@ def test_functions_are_as_exact_as_their_comments_say():
     torch.testing.assert_close(tanh[len(x) :, 3], want, equal_nan=True, rtol=0, atol=0)
     want = special.double().exp().float()
     torch.testing.assert_close(exp[len(x) :, 3], want, equal_nan=True, rtol=1e-6, atol=2e-38)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+def test_one_row_that_lies_as_in_something_wider():
+    """Such a row is contiguous, whatever its stride; rows after it are not read by that."""
+    results = {"loop": {}, "compiled": {}}
+    for engine, found in results.items():
+        rnn = build("lstm", engine=engine)
+        for steps in (1, 5):
+            x = normal(steps, 3)
+            output, _ = rnn(PackedSequence(x, torch.ones(steps, dtype=torch.int64)))
+            wider = torch.cat([output.data, output.data.new_zeros(steps, 3)], -1)
+            (wider * normal(*wider.shape, seed=1)).sum().backward()
+            found[str(steps)] = x.grad
+    assert_same(results["compiled"], results["loop"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_own_cache")
+def test_a_late_product_has_its_bias_to_itself():
+    class Late(GatedCell):
+        gates = {"n": Gate(), "m": Gate(x="none", late=True)}
+
+        def update(self, a, s):
+            return torch.tanh(self.product("m", torch.tanh(a.n)))
+
+    loop, found = both(Late, {}, {})
+    assert_equal(found, loop)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ author's update; each weight's gradient is one product after the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,9 @@ def declines(
     dtype, device = cell._like.dtype, cell._like.device.type
     if device not in PROGRAMS:
         return f"not written for {device}"
+    cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    if cast and cast not in (torch.float32, torch.bfloat16):
+        return f"not proved for autocast to {cast}"
     if device == "cuda" and not has_triton():
         return "triton, by which torch compiles for CUDA, is not installed"
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
@@ -134,17 +137,24 @@ def _run_rows(
     groups = [[*map(lengths.turned, sequences)] if reverse else sequences, initial, *constants]
     sizes = [len(group) for group in groups]
     tensors = [tensor.contiguous() for group in groups for tensor in group]
-    kind = initial[0].device.type
-    cast = torch.is_autocast_enabled(kind)
-    with torch.autocast(kind, enabled=False) if cast else nullcontext():  # steps cast what is cast
+    with _without_autocast(initial[0]):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             made.begin(*grouped(tensors, *sizes))
         output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
     return lengths.turned(output) if reverse else output, tuple(final)
 
 
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Steps cast themselves what is cast."""
+    kind = tensor.device.type
+    on = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
+
+
 class _Sequence(torch.autograd.Function):
     """A whole sequence: keeps the states and the pre-activations, no more.
+
+    The backward pass overwrites the pre-activations, when nobody needs them again.
 
     Its tensors are x or what is projected, (rows, …) each; the initial states; weight_ih and
     bias_ih where it makes the projection; the weights and biases of the products; extras.
@@ -166,12 +176,15 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         groups = grouped(ctx.saved_tensors, *ctx.sizes)
-        if torch.is_grad_enabled():  # create_graph: a second derivative goes through the loop
-            return None, None, None, *_replay(ctx.made, ctx.lengths, groups[:6], gradients)
         wanted = ctx.needs_input_grad[3:]
-        output, *final = (gradient.contiguous() for gradient in gradients)
-        again = torch._C._autograd._get_current_graph_task_keep_graph()
-        found = ctx.made.backward(ctx.lengths, *groups, output, final, of_x=wanted[0], again=again)
+        with _without_autocast(gradients[0]):
+            if torch.is_grad_enabled():  # create_graph: second derivatives go through the loop
+                return None, None, None, *_replay(ctx.made, ctx.lengths, groups[:6], gradients)
+            output, *final = (gradient.contiguous() for gradient in gradients)
+            again = torch._C._autograd._get_current_graph_task_keep_graph()
+            found = ctx.made.backward(
+                ctx.lengths, *groups, output, final, of_x=wanted[0], again=again
+            )
         each = zip(found, wanted, strict=True)
         return None, None, None, *(gradient if want else None for gradient, want in each)
 
@@ -180,6 +193,8 @@ def _replay(
     made: Programs, lengths: Lengths, groups: list[list[Tensor]], gradients: Any
 ) -> list[Tensor | None]:
     """The gradients by the plain loop, themselves with a graph."""
+    # Views: a tensor that comes twice would get its whole gradient twice.
+    groups = [[tensor.view_as(tensor) for tensor in group] for group in groups]
     sequences, initial, projection, *others = groups
     projected = [functional.linear(*sequences, *projection)] if projection else sequences
     found = made.steps.forward(lengths, projected, initial, *others)

@@ -70,7 +70,7 @@ class Lengths:
         return [*found, self.batch]
 
     @cached_property
-    def sizes(self) -> set[int]:
+    def distinct_sizes(self) -> set[int]:
         """The numbers of sequences that run at some step."""
         return set(self.batch_sizes)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import math
 import operator
+import os
 import re
 import tempfile
 import warnings
@@ -20,6 +22,7 @@ from contextlib import contextmanager
 from functools import cache as once
 from itertools import count, pairwise
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest import mock
 
@@ -105,7 +108,9 @@ class Argument(NamedTuple):
     def packed(self) -> list[int]:
         """As runtime.h has it."""
         tensor, shape = self.tensor, self.shape(0)
-        strides = [stride * tensor.itemsize for stride in tensor.stride()]
+        # Not the tensor's own: of an extent of 1 it may be any.
+        sizes = tensor.shape
+        strides = [math.prod(sizes[dim + 1 :]) * tensor.itemsize for dim in range(len(sizes))]
         turns = self.axis == "turn"
         return [
             tensor.data_ptr(),
@@ -193,7 +198,7 @@ class Library:
         """
         bounds = lengths.bounds(parts)
         for first, end in pairwise(bounds):
-            for rows in {min(size, end) - first for size in lengths.sizes}:
+            for rows in {min(size, end) - first for size in lengths.distinct_sizes}:
                 if rows > 0 and rows not in self._fitting:
                     self._check(arguments, rows)
                     self._fitting.add(rows)
@@ -304,8 +309,12 @@ def library_of(
     else:
         made = _make(step, sizes, arguments, targets)
 
+    process = os.getpid()
+
     @once
     def library() -> Library:
+        if os.getpid() != process and not made.done():
+            raise CompileError("it was being compiled when this process was forked off")
         key = made.result()
         cache.link(identity, key)
         found = cache.find(key)
@@ -317,6 +326,9 @@ def library_of(
     return library
 
 
+_compiler = Lock()  # what is set for it is set for the whole process
+
+
 def _make(
     step: Callable[..., list[Tensor]],
     sizes: list[int],
@@ -325,7 +337,7 @@ def _make(
 ) -> Future[str]:
     """Trace, and compile in a thread what was never compiled; gives the library's key."""
     made = Future[str]()
-    with warnings.catch_warnings(), _named():
+    with _compiler, warnings.catch_warnings(), _named():
         warnings.simplefilter("ignore")  # the compiler's own, about itself
         graph, example = _trace(step, sizes, arguments, targets)
         key = cache.key(_sources(), _text(graph))
@@ -483,7 +495,7 @@ def _with_runtime(code: str) -> str:
     # The compiler's note of a division by 0 is one for all threads; without, it raises at once.
     code = re.sub(r"^.*inductor_cpu_(?:throw_if_)?integer_div_error.*\n", "", code, flags=re.M)
     # The runtime's own functions, which are no calls.
-    code = re.sub(r"(\w+(?:\.neg\(\))?)\.(exp|tanh)\(\)", r"cellzoo::\2(\1)", code)
+    code = re.sub(r"(?<![\w.])(\w+(?:\.neg\(\))?)\.(exp|tanh)\(\)", r"cellzoo::\2(\1)", code)
     wrapper, kernels = code.split("#include <torch/csrc/inductor/cpp_prefix.h>", 1)
     kernels = _apart(wrapper, kernels)
     wrapper = re.sub(r"^#include .*$", "", wrapper, flags=re.M)

@@ -22,6 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     library = _library_for(x, weight)
     if library is None:
         return functional.linear(x, weight, bias)
+    bias = None if bias is None else bias.contiguous()
     return library.linear(x.contiguous(), weight.contiguous(), bias)
 
 
@@ -46,9 +47,10 @@ class FasterLinear(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
-            x, weight, *_ = args
-            if weight.dim() == 2 and _library_for(x, weight) is not None:
-                return _Linear.apply(x, weight, args[2] if len(args) > 2 else None)
+            x, weight, bias = (*args, None)[:3]
+            fits = bias is None or (bias.shape, bias.dtype) == (weight.shape[:1], x.dtype)
+            if weight.dim() == 2 and fits and _library_for(x, weight) is not None:
+                return _Linear.apply(x, weight, bias)
         return func(*args, **(kwargs or {}))
 
 

@@ -160,7 +160,7 @@ class Programs:
             return [linear(sequences[0], *projection)] if projection else [*sequences]
         if projection:
             weight, *bias = projection
-            both = [*bias, *biases]
+            both = [*bias, *biases[:1]]  # the others are late products'
             summed = torch.stack(both).sum(0) if both else None
             return [linear(sequences[0], weight, summed)]
         place = steps.projected.index("all")
@@ -344,16 +344,17 @@ class Programs:
         for result in results:
             targets.append(places.get((id(result.tensor), result.first), len(arguments)))
             arguments += [result] if targets[-1] == len(arguments) else []
-        if name not in self._made:
+        made = self._made.get(name)
+        if made is None:
             step = self._forward_step if name == "forward" else self._backward_step
             identity = f"{name} {targets}\n{self.steps.identity}"
-            self._made[name] = library_of(identity, step, sizes, arguments, targets)
+            made = self._made[name] = library_of(identity, step, sizes, arguments, targets)
         if not lengths.batch:
             return
         try:
-            library = self._made[name]()
+            library = made()
         except CompileError:
-            del self._made[name]  # another call may find a compiler
+            self._made.pop(name, None)  # another call may find a compiler
             raise
         library.run(arguments, products, lengths, self._parts(lengths), name == "backward")
 
