@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from cellzoo import RNN, GatedCell, list_cells
 from cellzoo.cells.declare import Extra, Gate
 from cellzoo.engines import CompileError, EngineError, compiled
-from cellzoo.engines.compiled import cache, library, programs
+from cellzoo.engines.compiled import cache, compiler, library, programs
 from cellzoo.engines.compiled.steps import Steps
 from cellzoo.threads import on_threads
 
@@ -353,7 +353,7 @@ def test_auto_settles_on_another_where_nothing_can_be_compiled(cell, engine, mon
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(library, "_compile", no_compiler)
+    monkeypatch.setattr(compiler, "_compile", no_compiler)
     rnn = RNN(cell, 3, 4)
     assert rnn.settle_engine() == ["FileNotFoundError: no C++ compiler"]
     assert rnn.engine == engine
@@ -361,15 +361,15 @@ def test_auto_settles_on_another_where_nothing_can_be_compiled(cell, engine, mon
 
 def test_whatever_makes_a_library_is_part_of_its_key(monkeypatch, tmp_path):
     """A library that an earlier version left must not be found by a later one."""
-    here = Path(library.__file__).parent
+    here = Path(compiler.__file__).parent
     for source in here.glob("*.*"):
         (tmp_path / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
-    before = library._sources.__wrapped__()
-    for name in ("library.py", "programs.py", "steps.py", "runtime.h"):
+    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
+    before = compiler._sources.__wrapped__()
+    for name in ("compiler.py", "library.py", "programs.py", "steps.py", "runtime.h"):
         with (tmp_path / name).open("a") as file:
             file.write("\n")
-        after = library._sources.__wrapped__()
+        after = compiler._sources.__wrapped__()
         assert after != before, name
         before = after
 
@@ -445,13 +445,13 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def compilations(monkeypatch):
     """What is compiled, as it is compiled."""
-    count, compile_ = [], library._compile
+    count, compile_ = [], compiler._compile
 
     def counting(*arguments, **keywords):
         count.append(keywords)
         return compile_(*arguments, **keywords)
 
-    monkeypatch.setattr(library, "_compile", counting)
+    monkeypatch.setattr(compiler, "_compile", counting)
     return count
 
 
@@ -589,12 +589,12 @@ import sys
 import time
 import torch
 from cellzoo import RNN
-from cellzoo.engines.compiled import library
-count, compile_ = [], library._compile
+from cellzoo.engines.compiled import compiler
+count, compile_ = [], compiler._compile
 def counting(*arguments, **keywords):
     count.append(1)
     return compile_(*arguments, **keywords)
-library._compile = counting
+compiler._compile = counting
 torch.manual_seed(0)
 rnn = RNN("cifg_lstm", 3, 4, engine="compiled")
 x = torch.ones(4, 2, 3, requires_grad=True)
@@ -639,7 +639,7 @@ def test_no_compiler_is_said(monkeypatch):
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(library, "_compile", no_compiler)
+    monkeypatch.setattr(compiler, "_compile", no_compiler)
     with pytest.raises(CompileError, match="FileNotFoundError: no C"):
         RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.engines.compiled.compiler import library_of
 from cellzoo.engines.compiled.lengths import Lengths
-from cellzoo.engines.compiled.library import Argument, Library, Product, library_of
+from cellzoo.engines.compiled.library import Argument, Library, Product
 from cellzoo.engines.compiled.products import linear, outer
 from cellzoo.engines.compiled.steps import Shape, Steps, Tensors, grouped
 from cellzoo.engines.errors import CompileError

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cellzoo.cells.base import GatedCell, states_type
 from cellzoo.cells.layout import Block, Layout
 from cellzoo.cells.preactivations import Part, PreActivations
+from cellzoo.engines.compiled.formulas import Formulas
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.projection import completed, product_of
 from cellzoo.engines.packing import RunningStates
@@ -227,14 +227,7 @@ class Steps:
                 total + of.sum(0) if spread else of
                 for (total, spread), of in zip(self._each(totals), sums, strict=True)
             ]
-            for names, weight, of in zip(self.early, weights, of_each[1], strict=False):
-                if names in self.whole:
-                    parts = (of.to(weight.dtype) @ weight).to(of.dtype)
-                    places = self.operand_of(names)
-                    widths = [of_states[place].shape[-1] for place in places]
-                    for place, part in zip(places, parts.split(widths, -1), strict=True):
-                        of_states[place] = of_states[place] + part
-            running.now = tuple(of_states)
+            running.now = tuple(self.through_whole(of_each[1], weights, of_states))
             found.append([tensor for group in of_each for tensor in group])
         found.reverse()
         over_time = [torch.cat(parts) for parts in zip(*found, strict=True)]
@@ -316,6 +309,20 @@ class Steps:
         sums = [total + part for total, part in zip(sums, of_extras, strict=True)]
         return [of_old, sums, of_given, [*of_products, *of_late], operands]
 
+    def through_whole(
+        self, of_products: Tensors, weights: Tensors, of_states: Tensors
+    ) -> list[Tensor]:
+        """The states' gradients, with what comes through the `whole` products."""
+        found = list(of_states)
+        for names, weight, of in zip(self.early, weights, of_products, strict=False):
+            if names in self.whole:
+                parts = (of.to(weight.dtype) @ weight).to(of.dtype)
+                places = self.operand_of(names)
+                widths = [found[place].shape[-1] for place in places]
+                for place, part in zip(places, parts.split(widths, -1), strict=True):
+                    found[place] = found[place] + part
+        return found
+
     # -- parts -------------------------------------------------------------------------------
 
     def _update(
@@ -362,14 +369,14 @@ class Steps:
                 for product, bias in zip(early, biased, strict=False)
             ]
             a = PreActivations(x, layout.joined(self.early, products))
-        with _Formulas():
+        with Formulas():
             step = clone.normalise(clone.update(a, states_type(tuple(layout.states))(*states)))
         return list(step.states), step.output, operands
 
     def _named(self, cell: GatedCell, projected: Tensors) -> dict[str, Tensor]:
         """What is projected and kept, by name."""
         if self.completes:
-            with _Formulas():
+            with Formulas():
                 return completed(cell, projected[0])
         names = [self.projected[place] for place in self.kept]
         return dict(zip(names, projected, strict=True))
@@ -488,10 +495,10 @@ class Steps:
             seen.clear()
             self.late.clear()
             self.operands.clear()
-            with _Operations(batch) as operations, _Formulas():
+            with _Operations(batch) as operations, Formulas():
                 named = completed(skeleton, product) if self.completes else given
             a = skeleton.pre_activations(named, states)
-            with operations, _Formulas():
+            with operations, Formulas():
                 step = skeleton.normalise(skeleton.update(a, kind(*states)))
         del skeleton.__dict__["product"]
         same = [n for n, state in enumerate(step.states) if state is step.output]
@@ -568,56 +575,6 @@ class _Operations(TorchDispatchMode):
                 self._fused.add(id(each))
         self.lines.append(f"{func} {self.shown((args, kwargs, result))}")
         return result
-
-
-class _Formulas(TorchFunctionMode):
-    """Layer norms as what they are made of, for the compiler to fuse with what is around them.
-
-    Their gains then act unit by unit, like any other parameter.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.layer_norm:
-            return _layer_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _layer_norm(
-    x: Tensor,
-    shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    if len(shape) > 1 or x.dtype not in (torch.float32, torch.float64):
-        return functional.layer_norm(x, shape, weight, bias, eps)
-    normalised, _ = _Normalise.apply(x, eps)
-    scaled = normalised if weight is None else normalised * weight
-    return scaled if bias is None else scaled + bias
-
-
-class _Normalise(torch.autograd.Function):
-    """To mean 0 and variance 1; also gives the scale. Its vjp has two sums that wait for none."""
-
-    @staticmethod
-    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        centred = x - x.mean(-1, keepdim=True)
-        scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
-        return centred * scale, scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*output)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, of_scale: Tensor | None) -> Any:
-        normalised, scale = ctx.saved_tensors
-        along = (gradient * normalised).mean(-1, keepdim=True)
-        found = scale * (gradient - gradient.mean(-1, keepdim=True) - normalised * along)
-        if of_scale is not None:  # in a second derivative
-            found = found - of_scale * scale.square() * normalised / normalised.shape[-1]
-        return found, None
 
 
 class _Watched(dict[str, Any]):

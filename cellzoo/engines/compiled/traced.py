@@ -196,14 +196,7 @@ class OverTime(Programs):
             of_states, sums, *of_each = steps.backward_step(
                 given, old, products, of_this, of_states, sums, weights, biases, extras
             )
-            of_states = list(of_states)
-            for names, weight, of in zip(steps.early, weights, of_each[1], strict=False):
-                if names in steps.whole:
-                    parts = (of.to(weight.dtype) @ weight).to(of.dtype)
-                    places = steps.operand_of(names)
-                    widths = [of_states[place].shape[-1] for place in places]
-                    for place, part in zip(places, parts.split(widths, -1), strict=True):
-                        of_states[place] = of_states[place] + part
+            of_states = steps.through_whole(of_each[1], weights, of_states)
             return [*of_states, *sums], [tensor for group in of_each for tensor in group]
 
         sums = [
