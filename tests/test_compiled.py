@@ -473,7 +473,7 @@ def of_lengths(cell, engine, sizes, lengths, threads, packed=True, dtype=F64, se
 
 # Each feature of the contract: peepholes, a product within the step, norms over all gates, a
 # projected output, heads, operands and diagonals of several states, derived weights, cumulative
-# sums, states as wide as an option says.
+# sums, states as wide as an option says, late products with biases beside an early sum.
 SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", "LowRankWeight",
           "AParameterThroughAFunction", "OutputThatIsNoState"]  # fmt: skip
 
@@ -489,6 +489,7 @@ SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", 
         ("layernorm_lstm", {}),
         ("layernorm_elman", {}),
         ("on_lstm", {}),
+        ("rhn", {}),
         ("scrn", {}),
         ("lstm", {"proj_size": 2}),
         *(pytest.param(c.values[0], c.values[2], id=c.id) for c in CASES if c.id in SAMPLE),
