@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import partialmethod
 
 import torch
 
@@ -26,9 +26,11 @@ PARTS = {"linear": "input product", "outer": "weights' gradients", "run": "loop"
 def watch(spent: Counter[str]) -> None:
     """Have each call of a library add its time to its part's."""
 
-    def timed(function: Callable[..., object], name: str, *arguments: object) -> object:
+    def timed(
+        library: Library, function: Callable[..., object], name: str, *arguments: object
+    ) -> object:
         start = time.thread_time()
-        result = function(*arguments)
+        result = function(library, *arguments)
         part = PARTS[name]
         if name == "run":
             part += " backward" if arguments[-1] else " forward"
@@ -36,9 +38,7 @@ def watch(spent: Counter[str]) -> None:
         return result
 
     for name in PARTS:
-        function = getattr(Library, name)
-        method = partial(timed, function, name)
-        setattr(Library, name, lambda *arguments, method=method: method(*arguments))
+        setattr(Library, name, partialmethod(timed, getattr(Library, name), name))
 
 
 def step(rnn: RNN, x: torch.Tensor, gradient: torch.Tensor) -> None:

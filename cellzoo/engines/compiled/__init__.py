@@ -20,7 +20,7 @@ from cellzoo.engines.compiled.chunks import Chunked
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.products import FasterLinear
 from cellzoo.engines.compiled.programs import Programs, programs_of
-from cellzoo.engines.compiled.steps import grouped
+from cellzoo.engines.compiled.steps import autocast_to, grouped
 from cellzoo.engines.compiled.traced import has_triton
 from cellzoo.engines.errors import CompileError
 from cellzoo.engines.packing import States, run_directions, run_one_direction
@@ -37,8 +37,8 @@ def declines(
     dtype, device = cell._like.dtype, cell._like.device.type
     if device not in PROGRAMS:
         return f"not written for {device}"
-    cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    if cast and cast not in (torch.float32, torch.bfloat16):
+    cast = autocast_to(cell._like.device)
+    if cast not in (None, torch.float32, torch.bfloat16):
         return f"not proved for autocast to {cast}"
     if device == "cuda" and not has_triton():
         return "triton, by which torch compiles for CUDA, is not installed"
@@ -139,16 +139,15 @@ def _run_rows(
     tensors = [tensor.contiguous() for group in groups for tensor in group]
     with _without_autocast(initial[0]):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            made.begin(*grouped(tensors, *sizes))
+            made.begin(groups)
         output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
     return lengths.turned(output) if reverse else output, tuple(final)
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Steps cast themselves what is cast."""
-    kind = tensor.device.type
-    on = torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else nullcontext()
+    on = autocast_to(tensor.device) is not None
+    return torch.autocast(tensor.device.type, enabled=False) if on else nullcontext()
 
 
 class _Sequence(torch.autograd.Function):

@@ -13,7 +13,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache as once
 from itertools import count
@@ -64,19 +64,12 @@ def library_of(
     dtypes = " ".join(str(argument.tensor.dtype) for argument in arguments)
     identity = cache.key(_sources(), identity, dtypes)
     linked = cache.linked(identity)
-    if linked and cache.find(linked):
-        made = Future[str]()
-        made.set_result(linked)
-    else:
-        made = _make(step, sizes, arguments, targets)
-
-    process = os.getpid()
+    known = linked is not None and cache.find(linked) is not None
+    wait = None if known else _make(step, sizes, arguments, targets)
 
     @once
     def library() -> Library:
-        if os.getpid() != process and not made.done():
-            raise CompileError("it was being compiled when this process was forked off")
-        key = made.result()
+        key = wait() if wait else str(linked)
         cache.link(identity, key)
         found = cache.find(key)
         if found is None:
@@ -94,16 +87,18 @@ def _make(
     sizes: list[int],
     arguments: list[Argument],
     targets: list[int],
-) -> Future[str]:
-    """Trace, and compile in a thread what was never compiled; gives the library's key."""
-    made = Future[str]()
+) -> Callable[[], str]:
+    """Trace, and compile in a thread what was never compiled.
+
+    Returns:
+        Waits for the compiler and gives the library's key.
+    """
     with _compiler, warnings.catch_warnings(), _named():
         warnings.simplefilter("ignore")  # the compiler's own, about itself
         graph, example = _trace(step, sizes, arguments, targets)
         key = cache.key(_sources(), _text(graph))
         if cache.find(key):
-            made.set_result(key)
-            return made
+            return lambda: key
         folder = tempfile.TemporaryDirectory()
         builder = _builder(graph, example, Path(folder.name))
         noted = _sizes(graph)
@@ -117,7 +112,14 @@ def _make(
     pool = ThreadPoolExecutor(1)
     made = pool.submit(compile_and_store)
     pool.shutdown(wait=False)
-    return made
+    process = os.getpid()
+
+    def wait() -> str:
+        if os.getpid() != process and not made.done():
+            raise CompileError("it was being compiled when this process was forked off")
+        return made.result()
+
+    return wait
 
 
 @contextmanager

@@ -8,7 +8,7 @@ before a forward step and after a backward one, are the loop's: see `runtime.h`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from cellzoo.engines.compiled.compiler import library_of
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.library import Argument, Library, Product
 from cellzoo.engines.compiled.products import linear, outer
-from cellzoo.engines.compiled.steps import Shape, Steps, Tensors, grouped
+from cellzoo.engines.compiled.steps import Shape, Steps, Tensors, autocast_to, grouped
 from cellzoo.engines.errors import CompileError
 
 COMPILE = True  # tests also run the steps as they are
@@ -41,20 +41,13 @@ class Programs:
         self.steps = steps
         self._made: dict[str, Callable[[], Library]] = {}
 
-    def begin(
-        self,
-        sequences: Tensors,
-        initial: Tensors,
-        projection: Tensors,
-        weights: Tensors,
-        biases: Tensors,
-        extras: Tensors,
-    ) -> None:
-        """Begin to compile both, side by side, for arguments like these of `forward`."""
+    def begin(self, groups: Sequence[Tensors]) -> None:
+        """Begin to compile both, side by side, for groups like these, in `backward`'s order."""
         if not COMPILE or "backward" in self._made:
             return
         none = Lengths([0])
-        others = weights, biases, extras
+        sequences, initial, projection, *others = groups
+        biases = others[1]
         with torch.no_grad():
             sequences, initial = ([t[:0] for t in group] for group in (sequences, initial))
             projected = self._projected(sequences, projection, biases)
@@ -248,7 +241,7 @@ class Programs:
             weight, target = weights[number], targets + steps.whole.index(steps.early[number])
             add = steps.summed or columns[0] > 0
             products.append(Product(states + place, target, add, weight, columns, False))
-        self._run("forward", groups, results, products, lengths)
+        self._run("forward", groups, results, products, lengths, self._parts(lengths))
         left, inner = iter(made), iter(within)
         early = [next(left) if names in steps.whole else next(inner) for names in steps.early]
         return output, held, early
@@ -308,7 +301,7 @@ class Programs:
         for number, place, columns in self._blocks(of_states):
             of, to = first_product + number, first_state + place
             products.append(Product(of, to, True, weights[number], columns, True))
-        self._run("backward", groups, results, products, lengths)
+        self._run("backward", groups, results, products, lengths, parts)
         of_initial, of_extras = [t[0] for t in of_states], [total.sum(0) for total in sums]
         return [of_initial, of_extras, of_given, of_products, operands]
 
@@ -333,6 +326,7 @@ class Programs:
         results: list[Argument],
         products: list[Product],
         lengths: Lengths,
+        parts: int,
     ) -> None:
         """Run all steps; of an empty batch, only begin to compile them.
 
@@ -357,7 +351,7 @@ class Programs:
         except CompileError:
             self._made.pop(name, None)  # another call may find a compiler
             raise
-        library.run(arguments, products, lengths, self._parts(lengths), name == "backward")
+        library.run(arguments, products, lengths, parts, name == "backward")
 
     def _forward_step(self, *groups: list[Tensor]) -> list[Tensor]:
         """What a forward step writes: new states, output, products made within it."""
@@ -395,9 +389,8 @@ def programs_of(cell: GatedCell, make: type[Programs] = Programs) -> Programs:
     options = tuple(map(repr, cell.options.items()))
     like = cell._like
     device = like.device
-    products = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
     key = (make, type(cell), cell.input_size, cell.hidden_size, cell.bias, options, cell.training,
-           like.dtype, device, products)  # fmt: skip
+           like.dtype, device, autocast_to(device))  # fmt: skip
     if key not in _programs:
         _programs[key] = make(Steps(cell, make.COMPLETE))
     return _programs[key]

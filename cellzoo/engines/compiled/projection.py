@@ -36,7 +36,7 @@ def product_of(cell: GatedCell) -> tuple[str, ...]:
         watch, effects = _Watch(trial, x), _Effects()
         try:
             with effects, watch:
-                whole = _named(trial.project(x))
+                whole = trial.project_sequence(x, None)
             if watch.product is None or watch.more or effects.found or effects.products > 1:
                 return ()
             rows = [completed(trial, watch.product[n : n + 1]) for n in range(ROWS)]
@@ -52,11 +52,7 @@ def product_of(cell: GatedCell) -> tuple[str, ...]:
 def completed(cell: GatedCell, product: Tensor) -> dict[str, Tensor]:
     """What `project` makes of this value of its product."""
     with _Given(cell.weight_ih, product):
-        return _named(cell.project(product))
-
-
-def _named(projected: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-    return {"all": projected} if isinstance(projected, Tensor) else projected
+        return cell.project_sequence(product, None)
 
 
 class _Watch(TorchFunctionMode):

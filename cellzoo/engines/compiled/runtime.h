@@ -195,14 +195,14 @@ struct Worker {
     Buffer<char> panels;
   };
   std::vector<Buffer<char>> chunks;
-  int64_t size = 0, used = 0;
+  int64_t used = 0;  // of the last one
   std::vector<Packed> packed;
 
   char* allocate(int64_t bytes) {
     bytes = (bytes + 63) & ~63ll;
+    const int64_t size = chunks.empty() ? 0 : chunks.back().size;
     if (used + bytes > size) {
-      size = std::max(2 * size, std::max<int64_t>(bytes, 1 << 16));
-      chunks.emplace_back(size);  // the smaller ones live on until the sequence ends
+      chunks.emplace_back(std::max({2 * size, bytes, int64_t(1) << 16}));  // the smaller ones live on until the sequence ends
       used = 0;
     }
     used += bytes;

@@ -589,15 +589,19 @@ class _Watched(dict[str, Any]):
         return super().__getitem__(name)
 
 
+def autocast_to(device: torch.device) -> torch.dtype | None:
+    """What autocast makes products in on a device; None where it is off."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
+
+
 def _in_half_precision(cell: GatedCell) -> bool:
     """Whether products are made in less than the precision of float32."""
     like = cell._like
-    return like.dtype == torch.bfloat16 or torch.is_autocast_enabled(like.device.type)
+    return like.dtype == torch.bfloat16 or autocast_to(like.device) is not None
 
 
 def _as_autocast(weight: Tensor) -> Tensor:
     """A weight as autocast would have it in a product; itself where autocast is off."""
-    kind = weight.device.type
-    if weight.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-        return weight.to(torch.get_autocast_dtype(kind))
-    return weight
+    dtype = autocast_to(weight.device)
+    return weight.to(dtype) if dtype and weight.dtype == torch.float32 else weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import count
 from typing import Any, Literal, NamedTuple
@@ -136,7 +136,7 @@ class OverTime(Programs):
         """What runs the step of calls like this one."""
         raise NotImplementedError
 
-    def begin(self, *groups: Tensors) -> None:
+    def begin(self, groups: Sequence[Tensors]) -> None:
         """What runs a step is made when it first runs."""
 
     def _projected(self, sequences: Tensors, projection: Tensors, biases: Tensors) -> list[Tensor]:
