@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from cellzoo import zoo  # noqa: F401  (registers the published cells)
 from cellzoo.cells import (
     Extra,
     Gate,
@@ -11,15 +12,15 @@ from cellzoo.cells import (
     list_cells,
     register_cell,
 )
-from cellzoo.convert import from_i2h_h2h
-from cellzoo.inits import Init, list_inits, register_init
-from cellzoo.options import option
-from cellzoo.plugins import load_plugins
-from cellzoo.registry import DuplicateNameError, Registry, UnknownNameError
-from cellzoo.rnn import RNN
+from cellzoo.names.options import option
+from cellzoo.names.plugins import load_plugins
+from cellzoo.names.registry import DuplicateNameError, Registry, UnknownNameError
+from cellzoo.nn.convert import from_i2h_h2h
+from cellzoo.nn.inits import Init, list_inits, register_init
+from cellzoo.nn.rnn import RNN
 
 if TYPE_CHECKING:
-    from cellzoo.runs import load_run
+    from cellzoo.run.directory import load_run
     from cellzoo.tasks import Task, list_tasks, register_task
 
 __version__ = "0.1.0"
@@ -60,7 +61,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(tasks, name)
     if name == "load_run":
-        from cellzoo.runs import load_run
+        from cellzoo.run.directory import load_run
 
         return load_run
     raise AttributeError(f"module 'cellzoo' has no attribute {name!r}")

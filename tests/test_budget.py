@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cellzoo
-from cellzoo.budget import apply_budget, hidden_size_for
-from cellzoo.config import ConfigError, resolved, store_choices
-from cellzoo.model import SequenceModel
-from cellzoo.sweep.plan import composer
+from cellzoo.config.compose import ConfigError, resolved, store_choices
+from cellzoo.run.budget import apply_budget, hidden_size_for
+from cellzoo.run.model import SequenceModel
+from cellzoo.sweep.plans.grid import composer
 
 
 def parameters(cell: str, hidden_size: int, layers: int, **options) -> int:

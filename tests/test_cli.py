@@ -22,8 +22,8 @@ def _own_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def _forget_plugins(monkeypatch):
     """Leave the registries and the list of plugins as they were."""
-    from cellzoo import plugins
-    from cellzoo.registry import Registry
+    from cellzoo.names import plugins
+    from cellzoo.names.registry import Registry
 
     before = [(registry, registry.contents()) for registry in Registry.instances]
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
@@ -210,7 +210,7 @@ def test_cells_and_tasks_are_listed(capsys):
     assert main(["cells", "peephole_lstm"]) == 0
     said = capsys.readouterr().out
     assert "p_f ⊙ c" in said
-    assert "cells/lstm_variants.py:" in said
+    assert "zoo/lstm_variants.py:" in said
     assert main(["tasks"]) == 0
     assert "adding" in capsys.readouterr().out
     assert main(["tasks", "jsb"]) == 0
@@ -270,7 +270,7 @@ def test_a_built_wheel_works_in_another_folder(tmp_path):
     code = textwrap.dedent(f"""
         import sys; sys.path.insert(0, {str(target)!r})
         import cellzoo; assert cellzoo.__file__.startswith({str(target)!r}), cellzoo.__file__
-        from cellzoo.config import conf_folder; assert {str(target)!r} in str(conf_folder())
+        from cellzoo.config.compose import conf_folder; assert {str(target)!r} in str(conf_folder())
         from cellzoo.cli import main
         sys.exit(main({["train", *TINY, "name=one", "trainer=debug"]!r}))
     """)

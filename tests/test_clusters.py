@@ -26,7 +26,7 @@ def job_processes(folder: Path) -> list[int]:
             words = (entry / "cmdline").read_text().split("\0")
         except OSError:
             continue
-        if "cellzoo.sweep.job" in words and any(str(folder) in word for word in words):
+        if "cellzoo.sweep.launchers.job" in words and any(str(folder) in word for word in words):
             found.append(int(entry.name))
     return found
 

@@ -21,7 +21,7 @@ from cellzoo.compare import CompareError, compare, main, read_curves, read_runs
 from cellzoo.compare.keys import value_text
 from cellzoo.compare.select import select_runs
 from cellzoo.compare.statistics import mean_interval, mean_intervals, paired_differences
-from cellzoo.files import write_whole
+from cellzoo.system.files import write_whole
 
 
 def make_run(root: Path, test: float | None = 0.9, val: float | None = None, **changes) -> Path:

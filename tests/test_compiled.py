@@ -32,7 +32,7 @@ from cellzoo.cells.declare import Extra, Gate
 from cellzoo.engines import CompileError, EngineError, compiled
 from cellzoo.engines.compiled import cache, compiler, library, programs
 from cellzoo.engines.compiled.steps import Steps
-from cellzoo.threads import on_threads
+from cellzoo.system.threads import on_threads
 
 OURS = [
     pytest.param(name, None, options, id="-".join([name, *map(str, options.values())]))

@@ -8,8 +8,8 @@ import pytest
 from references import REFERENCES
 
 from cellzoo import list_cells
-from cellzoo.cells.base import cells
-from cellzoo.options import option_specs
+from cellzoo.cells.registry import cells
+from cellzoo.names.options import option_specs
 from cellzoo.testing import Subject, conformance_tests
 from cellzoo.testing.subject import variants
 

@@ -29,7 +29,7 @@ from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from cellzoo import RNN, Extra, Gate, GatedCell, State, build_cell, option
-from cellzoo.cells.base import cells
+from cellzoo.cells.registry import cells
 from cellzoo.engines import EngineError
 
 CASES: list = []

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_wandb import inspect
 
-from cellzoo.config import identity, ranks
+from cellzoo.config.compose import identity, ranks
 from cellzoo.tasks import base
 from cellzoo.tasks.base import TrainingBatches
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import sigmoid, tanh
 
 from cellzoo import RNN, Extra, Gate, GatedCell, Init, State, list_inits, register_init
-from cellzoo.inits import inits
+from cellzoo.nn.inits import inits
 
 SCHEMES = ["constant", "glorot", "identity", "normal", "orthogonal", "torch", "zeros"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from cellzoo import RNN, Extra, GatedCell
-from cellzoo.learner import Learner
-from cellzoo.model import SequenceModel
+from cellzoo.run.learner import Learner
+from cellzoo.run.model import SequenceModel
 from cellzoo.tasks import tasks
 
 

@@ -12,8 +12,8 @@ from torch import sigmoid, tanh
 from torch.nn import functional
 
 from cellzoo import RNN, Extra, Gate, GatedCell, State, build_cell, option
-from cellzoo.engines import purity
-from cellzoo.engines.purity import ImpureUpdateError
+from cellzoo.cells import purity
+from cellzoo.cells.purity import ImpureUpdateError
 
 VECTOR = torch.ones(4)
 SCALAR = torch.tensor(2.0, requires_grad=True)

@@ -10,7 +10,7 @@ import torch
 from helpers import F64, in_form, normal, random_state, shake, tensors
 
 from cellzoo import RNN
-from cellzoo.cells.lmu import delay_network
+from cellzoo.zoo.lmu import delay_network
 
 
 def make(name, input_size=3, hidden_size=4, **options):

@@ -9,7 +9,7 @@ from test_cells import assert_outputs_equal, make, share
 
 from cellzoo import RNN
 from cellzoo.cells.base import GateWeights
-from cellzoo.cells.lstm_variants import PeepholeLSTM
+from cellzoo.zoo.lstm_variants import PeepholeLSTM
 
 LSTM = {gate: gate for gate in "ifgo"}
 

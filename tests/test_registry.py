@@ -15,8 +15,8 @@ from cellzoo import (
     register_cell,
     register_init,
 )
-from cellzoo.cells.base import cells
-from cellzoo.registry import Registry, nearest
+from cellzoo.cells.registry import cells
+from cellzoo.names.registry import Registry, nearest
 
 
 @pytest.fixture

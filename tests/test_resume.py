@@ -15,14 +15,14 @@ import torch
 from commands import LEAKY, metrics, result_of, results_in, wait_for
 from test_wandb import inspect
 
-import cellzoo.train
-from cellzoo import checkpoints
 from cellzoo.cli import main
-from cellzoo.config import resolved, store_choices
-from cellzoo.learner import Learner
-from cellzoo.locks import LockedError, hold
-from cellzoo.runs import LOCK, RESERVE, status
-from cellzoo.sweep.plan import composer
+from cellzoo.config.compose import resolved, store_choices
+from cellzoo.run import checkpoints
+from cellzoo.run import train as run_train
+from cellzoo.run.directory import LOCK, RESERVE, status
+from cellzoo.run.learner import Learner
+from cellzoo.sweep.plans.grid import composer
+from cellzoo.system.locks import LockedError, hold
 
 # A few batches an epoch; a value is logged every third.
 SHORT = [
@@ -150,9 +150,10 @@ def crash_everywhere(monkeypatch, options: list[str], places: int) -> None:
     def run(name: str, crash: int | None = None, **changes: Any) -> int:
         """What the command does with its config, in this process; returns the batches asked."""
         settings, directory = {**config, "name": name, **changes}, Path("runs", name)
-        engine, _ = cellzoo.train.settle_engine(settings, directory)
+        engine, _ = run_train.settle_engine(settings, directory)
         result, asked = counted(
-            lambda: cellzoo.train.train(settings, directory, progress=False, engine=engine), crash
+            lambda: run_train.train(settings, directory, progress=False, engine=engine),
+            crash,
         )
         assert result["status"] == ("done" if crash is None else "failed")
         return asked

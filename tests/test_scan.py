@@ -24,8 +24,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad
 
 from cellzoo import RNN, Extra, Gate, GatedCell, State, list_cells
-from cellzoo.cells.base import cells
 from cellzoo.cells.linear import recur
+from cellzoo.cells.registry import cells
 from cellzoo.engines import EngineError, fastest, scan
 
 none = Gate(state="none")

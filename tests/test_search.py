@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cellzoo.config import ConfigError, store_choices
+from cellzoo.config.compose import ConfigError, store_choices
 from cellzoo.sweep.command import Sweep
-from cellzoo.sweep.optuna import JOURNAL, SAMPLERS, pruner
-from cellzoo.sweep.plan import composer
-from cellzoo.sweep.search import Interval
+from cellzoo.sweep.plans.grid import composer
+from cellzoo.sweep.plans.optuna import JOURNAL, SAMPLERS, pruner
+from cellzoo.sweep.plans.random import Interval
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 WIDTH = "hidden_size=int(interval(2,9))"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cellzoo.config import ConfigError, store_choices
-from cellzoo.sweep.plan import Composer, composer
+from cellzoo.config.compose import ConfigError, store_choices
+from cellzoo.sweep.plans.grid import Composer, composer
 
 CHOICES = {
     "cell": ["lstm", "gru", "elman"],

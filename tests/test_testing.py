@@ -10,12 +10,11 @@ from commands import LEAKY, as_a_user, assert_refused
 from references import REFERENCES
 from torch import sigmoid, tanh
 
-from cellzoo import Extra, Gate, GatedCell, inits
-from cellzoo.cells.lstm import LSTM
-from cellzoo.cells.lstm_variants import PeepholeLSTM
+from cellzoo import Extra, Gate, GatedCell
 from cellzoo.cli import main
 from cellzoo.engines import loop, native
 from cellzoo.engines.compiled import programs
+from cellzoo.nn import inits
 from cellzoo.testing import (
     CHECKS,
     ConformanceError,
@@ -25,6 +24,8 @@ from cellzoo.testing import (
     run_check,
     run_checks,
 )
+from cellzoo.zoo.lstm import LSTM
+from cellzoo.zoo.lstm_variants import PeepholeLSTM
 
 NAMES = {check.__name__: check for check in CHECKS}
 

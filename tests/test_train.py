@@ -21,8 +21,8 @@ from commands import (
 
 import cellzoo
 from cellzoo.cli import main
-from cellzoo.learner import OPTIMIZERS, SCHEDULERS
-from cellzoo.runs import RunError
+from cellzoo.run.directory import RunError
+from cellzoo.run.learner import OPTIMIZERS, SCHEDULERS
 from cellzoo.tasks import Digits
 
 BAD_TASK = """

@@ -16,10 +16,10 @@ from cellzoo.bench.report import report
 from cellzoo.bench.run import bench
 from cellzoo.bench.shape import SHAPES, Shape
 from cellzoo.bench.warm import warm
-from cellzoo.cells.base import cells
+from cellzoo.cells.registry import cells
 from cellzoo.engines import ENGINES
-from cellzoo.registry import nearest
-from cellzoo.threads import on_threads
+from cellzoo.names.registry import nearest
+from cellzoo.system.threads import on_threads
 
 #: By device: the engines that may run there.
 ENGINES_OF = {"cpu": [name for name in ENGINES if name != "persistent"], "cuda": [*ENGINES]}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 
 #: A module and what applies it to its input; gives the outputs of all steps.
 Layer = tuple[nn.Module, Callable[[], Tensor]]

@@ -12,7 +12,7 @@ from cellzoo.bench.results import MEASURED, by_shape
 from cellzoo.bench.table import markdown, print_tables
 from cellzoo.compare.plots import save
 from cellzoo.compare.report import wide_console
-from cellzoo.files import write_whole
+from cellzoo.system.files import write_whole
 
 
 def report(rows: pandas.DataFrame, out: Path) -> list[Path]:

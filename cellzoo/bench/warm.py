@@ -11,7 +11,7 @@ from multiprocessing import get_context
 import torch
 
 from cellzoo.engines.errors import in_one_line
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 
 # Any sizes will do, since one program serves all; units that heads divide.
 STEPS, BATCH, INPUT, HIDDEN = 4, 3, 6, 8

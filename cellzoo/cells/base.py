@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import namedtuple
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellzoo.cells import purity
 from cellzoo.cells.declare import State
 from cellzoo.cells.layout import Block, Layout, gather
-from cellzoo.cells.preactivations import Part, PreActivations
-from cellzoo.options import resolve
-from cellzoo.registry import Registry, nearest
-
-cells: Registry[type[GatedCell]] = Registry("cell")
+from cellzoo.cells.preactivations import Part, PreActivations, states_type
+from cellzoo.names.options import resolve
+from cellzoo.names.registry import nearest
 
 
 class GateWeights(NamedTuple):
@@ -245,9 +242,7 @@ class GatedCell(nn.Module):
         Returns:
             The output (B, H) and the new state, in the form in which it came.
         """
-        from cellzoo.engines.purity import check  # the engines know cells, not the other way
-
-        check(self)
+        purity.check(self)
         if not isinstance(x_t, Tensor):
             raise TypeError(f"x_t must be a tensor, not {type(x_t).__name__}")
         if x_t.dim() != 2 or x_t.shape[-1] != self.input_size:
@@ -494,50 +489,3 @@ def _state_dtype(state: State, dtype: torch.dtype) -> torch.dtype:
     if state.dtype == "complex":
         return dtype.to_complex()
     return state.dtype or dtype
-
-
-@cache
-def states_type(names: tuple[str, ...]) -> Any:
-    """The named tuple of a cell's states."""
-
-    def unknown(self: Any, name: str) -> Any:
-        raise AttributeError(f"no state {name!r}: the states are {', '.join(names)}", name=name)
-
-    fields = namedtuple("States", names)  # type: ignore[misc]
-    return type("States", (fields,), {"__slots__": (), "__getattr__": unknown})
-
-
-def register_cell(name: str) -> Any:
-    """Register a cell under a name: `RNN(name, …)` and `cell=name` find it from then on.
-
-    Raises:
-        DuplicateNameError: the name is taken.
-        TypeError: what is decorated is not a GatedCell.
-    """
-
-    return cells.register_class(name, GatedCell)
-
-
-def list_cells(pattern: str = "*") -> list[str]:
-    """The names of the registered cells that match a shell-style pattern, sorted."""
-    return cells.names(pattern)
-
-
-def build_cell(
-    cell: str | type[GatedCell], input_size: int, hidden_size: int, **options: Any
-) -> GatedCell:
-    """A cell by its registered name or its class.
-
-    Raises:
-        UnknownNameError: no cell has that name; the message names the nearest.
-    """
-    return cell_class(cell)(input_size, hidden_size, **options)
-
-
-def cell_class(cell: str | type[GatedCell]) -> type[GatedCell]:
-    """The class of a cell given by name or by itself."""
-    if isinstance(cell, str):
-        return cells[cell]
-    if isinstance(cell, type) and issubclass(cell, GatedCell):
-        return cell
-    raise TypeError(f"a cell is a registered name or a subclass of GatedCell, not {cell!r}")

@@ -30,6 +30,7 @@ class Block:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Return the shape of the fused parameter."""
         total = sum(self.rows.values())
         return (total,) if self.kind == "diagonal" else (total, self.columns // self.heads)
 

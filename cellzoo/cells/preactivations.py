@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 from torch import Tensor
 
-from cellzoo.registry import nearest
+from cellzoo.names.registry import nearest
 
 
 class Part:
@@ -73,3 +76,14 @@ class PreActivations:
         if gate in x._sizes:
             return getattr(x, gate)
         return getattr(h, gate)
+
+
+@cache
+def states_type(names: tuple[str, ...]) -> Any:
+    """The named tuple of a cell's states."""
+
+    def unknown(self: Any, name: str) -> Any:
+        raise AttributeError(f"no state {name!r}: the states are {', '.join(names)}", name=name)
+
+    fields = namedtuple("States", names)  # type: ignore[misc]
+    return type("States", (fields,), {"__slots__": (), "__getattr__": unknown})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cellzoo.registry import nearest
+from cellzoo.names.registry import nearest
 
 
 class CompareError(ValueError):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from cellzoo.compare import metrics
 from cellzoo.compare.groups import Group
 from cellzoo.compare.statistics import mean, mean_interval, mean_intervals
-from cellzoo.files import write_whole
+from cellzoo.system.files import write_whole
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart, less the yellow, which
 #: white paper swallows. After seven groups the line style tells.

@@ -18,7 +18,7 @@ from cellzoo.compare.keys import resolve
 from cellzoo.compare.read import UNFINISHED, read_curves, read_runs
 from cellzoo.compare.select import select_runs
 from cellzoo.compare.table import Table, build_table, print_table
-from cellzoo.files import write_whole
+from cellzoo.system.files import write_whole
 
 #: What can be compared besides metrics.
 METRIC_COLUMNS = ("parameters", "seconds", "steps", "steps_per_second")

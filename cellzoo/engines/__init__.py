@@ -14,7 +14,7 @@ from torch import Tensor
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines import compiled, loop, native, persistent, scan
 from cellzoo.engines.errors import CompileError, EngineError
-from cellzoo.registry import nearest
+from cellzoo.names.registry import nearest
 
 __all__ = ["ENGINES", "CompileError", "EngineError", "check_engine", "choose", "fastest"]
 

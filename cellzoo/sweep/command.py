@@ -16,8 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from cellzoo.budget import apply_budget
-from cellzoo.config import (
+from cellzoo.config.compose import (
     ConfigError,
     check_overrides,
     explain,
@@ -25,18 +24,19 @@ from cellzoo.config import (
     run_path,
     store_choices,
 )
-from cellzoo.runs import ENDED, read_result, status
-from cellzoo.sweep.job import Job
-from cellzoo.sweep.launcher import Launcher, launcher_class
-from cellzoo.sweep.optuna import OptunaSearch
-from cellzoo.sweep.plan import Composer, Plan, composer
+from cellzoo.run.budget import apply_budget
+from cellzoo.run.command import hydra_app, split
+from cellzoo.run.directory import ENDED, read_result, status
+from cellzoo.run.train import check
+from cellzoo.sweep.launchers.base import Launcher, launcher_class
+from cellzoo.sweep.launchers.job import Job
+from cellzoo.sweep.plans.grid import Composer, Plan, composer
+from cellzoo.sweep.plans.optuna import OptunaSearch
+from cellzoo.sweep.plans.random import Interval, RandomSearch
 from cellzoo.sweep.progress import Progress
 from cellzoo.sweep.record import Record, open_record
-from cellzoo.sweep.search import Interval, RandomSearch
 from cellzoo.sweep.settle import Settler
-from cellzoo.sweep.single import hydra_app, split
 from cellzoo.sweep.status import show as show_standing
-from cellzoo.train import check
 
 console = Console(highlight=False)
 

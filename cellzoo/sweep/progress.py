@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cellzoo.sweep.launcher import Outcome
-from cellzoo.sweep.single import said_of
+from cellzoo.run.command import said_of
+from cellzoo.sweep.launchers.base import Outcome
 
 STATUSES = ("done", "diverged", "pruned", "failed")
 

@@ -22,10 +22,10 @@ from typing import Any
 
 import yaml
 
-from cellzoo.files import write_whole
-from cellzoo.locks import hold
-from cellzoo.plugins import VARIABLE, code_hash
-from cellzoo.runs import RunError
+from cellzoo.names.plugins import VARIABLE, code_hash
+from cellzoo.run.directory import RunError
+from cellzoo.system.files import write_whole
+from cellzoo.system.locks import hold
 
 PLANNED = ("number", "run", "overrides")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cellzoo.config import ConfigError
+from cellzoo.config.compose import ConfigError
 
 
 def whole_number(key: str, value: Any, least: int = 1) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cellzoo.runs import read_result
-from cellzoo.train import settle_engine
+from cellzoo.run.directory import read_result
+from cellzoo.run.train import settle_engine
 
 # What a choice of engine does not depend on.
 IRRELEVANT = (

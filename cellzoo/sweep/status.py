@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cellzoo.locks import held
-from cellzoo.runs import RunError, read_result, status
+from cellzoo.run.directory import RunError, read_result, status
 from cellzoo.sweep.record import read_attempts, read_commands, read_planned
+from cellzoo.system.locks import held
 
 console = Console(highlight=False)
 COLUMNS = ("done", "running", "diverged", "pruned", "failed", "left")

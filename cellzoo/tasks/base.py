@@ -12,8 +12,8 @@ from torch import Tensor, distributed
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, Sampler
 
-from cellzoo.options import option, resolve
-from cellzoo.registry import Registry
+from cellzoo.names.options import option, resolve
+from cellzoo.names.registry import Registry
 
 Split = Literal["train", "val", "test"]
 Batch = tuple[Any, Any]

@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional
 
-from cellzoo.options import option
+from cellzoo.names.options import option
 from cellzoo.tasks.base import (
     Examples,
     Measure,

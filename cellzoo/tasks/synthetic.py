@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cellzoo.options import option
+from cellzoo.names.options import option
 from cellzoo.tasks.base import (
     Examples,
     Measure,

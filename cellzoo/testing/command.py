@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cellzoo.cells.base import cells
-from cellzoo.plugins import announce, source_of
+from cellzoo.cells.registry import cells
+from cellzoo.names.plugins import announce, source_of
 from cellzoo.testing.engines import compiles
 from cellzoo.testing.subject import Subject, variants
 from cellzoo.testing.suite import CHECKS, Result, run_checks

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.inits import Init, inits
-from cellzoo.rnn import RNN
+from cellzoo.nn.inits import Init, inits
+from cellzoo.nn.rnn import RNN
 from cellzoo.testing.differences import inputs_of, results, with_gradients
 from cellzoo.testing.errors import ConformanceError, NotChecked
 from cellzoo.testing.subject import Subject, as_given, elapsed, normal, warm_state

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 from cellzoo.testing.errors import ConformanceError
 from cellzoo.testing.subject import as_tuple, normal
 

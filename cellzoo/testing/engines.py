@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cellzoo.engines import ENGINES, CompileError, EngineError
 from cellzoo.engines.compiled import programs
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 from cellzoo.testing.differences import (
     assert_same,
     everything,

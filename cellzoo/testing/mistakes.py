@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cellzoo.cells.base import GateWeights
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 from cellzoo.testing.differences import difference
 
 if TYPE_CHECKING:

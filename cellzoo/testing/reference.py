@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 from cellzoo.testing.differences import first_difference, results
 from cellzoo.testing.errors import ConformanceError, NotChecked
 from cellzoo.testing.mistakes import likely_cause

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from cellzoo.rnn import RNN
+from cellzoo.nn.rnn import RNN
 from cellzoo.testing.differences import (
     assert_same,
     everything,

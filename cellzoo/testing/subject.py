@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellzoo.cells.base import GatedCell, cell_class
-from cellzoo.options import option_specs
-from cellzoo.rnn import RNN
+from cellzoo.cells.base import GatedCell
+from cellzoo.cells.registry import cell_class
+from cellzoo.names.options import option_specs
+from cellzoo.nn.rnn import RNN
 
 F64 = torch.float64
 SIZES = ((3, 4), (4, 4), (8, 8))

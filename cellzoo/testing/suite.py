@@ -154,6 +154,6 @@ def _place(error: Exception) -> str:
     own = Path(__file__).parents[1]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if "torch" not in path.parts and (own not in path.parents or path.parent.name == "cells"):
+        if "torch" not in path.parts and (own not in path.parents or path.parent.name == "zoo"):
             return f" ({path}:{frame.lineno})"
     return ""

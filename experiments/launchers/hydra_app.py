@@ -6,8 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cellzoo.config import conf_folder, resolved, store_choices
-from cellzoo.train import train
+from cellzoo.config.compose import conf_folder, resolved, store_choices
+from cellzoo.run.train import train
 
 store_choices()
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from cellzoo.engines.errors import CompileError
-from cellzoo.files import write_whole
+from cellzoo.system.files import write_whole
 
 
 def folder() -> Path:

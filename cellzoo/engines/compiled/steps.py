@@ -19,9 +19,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from cellzoo.cells.base import GatedCell, states_type
+from cellzoo.cells.base import GatedCell
 from cellzoo.cells.layout import Block, Layout
-from cellzoo.cells.preactivations import Part, PreActivations
+from cellzoo.cells.preactivations import Part, PreActivations, states_type
 from cellzoo.engines.compiled.formulas import Formulas
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.projection import completed, product_of

@@ -14,7 +14,7 @@ from cellzoo.engines.compiled.steps import Steps, Tensors
 from cellzoo.engines.compiled.traced import Call, OverTime, Step, trace_step
 from cellzoo.engines.persistent.operations import UnsupportedError
 from cellzoo.engines.persistent.source import Source, Writer
-from cellzoo.files import write_whole
+from cellzoo.system.files import write_whole
 
 BLOCK = 16  # sequences of a program: the fewest that a product takes
 WARPS, STAGES = 8, 2  # threads of a program by 32; steps whose inputs are loaded at once

@@ -1,0 +1,193 @@
+"""`cellzoo cells` and `cellzoo tasks`: what is registered, and what each is."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellzoo.cells.base import GatedCell
+from cellzoo.cells.registry import build_cell, cell_class, cells
+from cellzoo.names.options import OptionSpec, option_specs
+
+console = Console(highlight=False)
+
+
+# What a reference may have been written from for its cell to count as verified.
+VERIFIED = ("paper", "author's code")
+UNCHECKED = "not checked against a paper"
+
+
+def show_cells(arguments: list[str]) -> int:
+    """List the cells that match a pattern, or show one cell's equations and options."""
+    parser = argparse.ArgumentParser(
+        prog="cellzoo cells", description="The registered cells, or one's equations and options."
+    )
+    parser.add_argument("name", nargs="?", default="*", help="a cell, or a pattern like '*lstm*'")
+    parser.add_argument("--input-size", type=int, default=64, metavar="I")
+    parser.add_argument("--hidden-size", type=int, default=64, metavar="H")
+    parser.add_argument("--markdown", action="store_true", help="the table, as Markdown")
+    said = parser.parse_args(arguments)
+    sizes = said.input_size, said.hidden_size
+    if not any(character in said.name for character in "*?["):
+        _show_cell(cells[said.name], *sizes)
+        return 0
+    # In evaluation: a batch norm in training wants more than one sequence.
+    made = [build_cell(name, *sizes).eval() for name in cells.names(said.name)]
+    caption = f"products: matrices that a step applies to states; parameters: of one layer with " \
+              f"input_size {sizes[0]}, hidden_size {sizes[1]}"  # fmt: skip
+    if said.markdown:
+        _print_markdown(made, caption)
+        return 0
+    _print_rows([_row(cell) for cell in made], caption)
+    console.print("\n" + "\n".join(_verified(made)), soft_wrap=True)
+    return 0
+
+
+GAP = 2  # between columns
+LEAST = {"paper": 10, "gates": 11, "states": 8}  # characters, where a terminal is narrow
+
+
+def _print_rows(rows: list[list[str]], caption: str) -> None:
+    """A line a cell: papers give way first, then long lists of gates; names and numbers never."""
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    over = sum(widths) + GAP * (len(HEADER) - 1) - console.width
+    for place, heading in enumerate(HEADER):
+        if heading in LEAST:
+            given = min(max(over, 0), max(widths[place] - LEAST[heading], 0))
+            widths[place] -= given
+            over -= given
+    for heading, width in zip(HEADER, widths, strict=True):
+        number = heading in ("products", "parameters")
+        side: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(heading, justify=side, width=width, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+HEADER = ("name", "paper", "gates", "states", "products", "parameters")
+
+
+def _row(cell: GatedCell) -> list[str]:
+    gates, states = " ".join(cell.layout.gates), " ".join(cell.layout.states)
+    return [cell.name, cell.paper, gates, states, str(products(cell)), f"{_count(cell):,}"]
+
+
+def _print_markdown(made: Sequence[GatedCell], caption: str) -> None:
+    """The table as Markdown, a cell's name linked to nothing: files move."""
+    print("| " + " | ".join([*HEADER, "checked against"]) + " |")
+    print("|---|---|---|---|--:|--:|---|")
+    for cell in made:
+        name, paper, *others = (each.replace("|", "\\|") for each in _row(cell))
+        print("| " + " | ".join([f"`{name}`", paper, *others, cell.reference or "–"]) + " |")
+    print("\n" + caption[0].upper() + caption[1:] + ".")
+    print("\n" + " ".join(_verified(made)))
+
+
+def _verified(made: Sequence[GatedCell]) -> list[str]:
+    """How many cells are verified, and which are not and why."""
+    grades: dict[str, list[str]] = {}
+    for cell in made:
+        if cell.reference not in VERIFIED:
+            grades.setdefault(cell.reference, []).append(cell.name)
+    number = len(made) - sum(map(len, grades.values()))
+    lines = [
+        f"{number} of {len(made)} are verified: equal to an independent reference written from the "
+        f"paper or its author's code."
+    ]
+    for grade, names in sorted(grades.items()):
+        why = f"Unverified, the reference being from {grade}" if grade else UNCHECKED.capitalize()
+        lines.append(f"{why}: {', '.join(names)}.")
+    return lines
+
+
+@torch.no_grad()
+def products(cell: GatedCell) -> int:
+    """The matrix products with states in one step, counted as the step makes them."""
+    prepared = cell.prepare()
+    blocks = [block for block, _, _ in prepared._early.values()]
+
+    def counted(gate: Any, v: torch.Tensor) -> Any:
+        found = type(cell).product(prepared, gate, v)
+        names = (gate,) if isinstance(gate, str) else tuple(gate)
+        blocks.append(prepared._late[names][0] if names in prepared._late else None)
+        return found
+
+    prepared.__dict__["product"] = counted
+    projected = prepared.project_sequence(torch.zeros(1, cell.input_size), None)
+    prepared.advance(projected, cell.initial_state(1))
+    return sum(block is None or block.kind != "diagonal" for block in blocks)
+
+
+def show_tasks(arguments: list[str]) -> int:
+    """List the tasks, or show what one asks and its options."""
+    from cellzoo.tasks import tasks  # brings in Lightning
+
+    parser = argparse.ArgumentParser(
+        prog="cellzoo tasks", description="The registered tasks, or what one asks and its options."
+    )
+    parser.add_argument("name", nargs="?", default="*", help="a task, or a pattern")
+    said = parser.parse_args(arguments)
+    if not any(character in said.name for character in "*?["):
+        task = tasks[said.name]
+        console.print(f"[bold]{said.name}[/bold]\n", _text(task), sep="\n")
+        console.print(f"\nmonitors: {task.monitor} ({task.mode})")
+        _print_options(option_specs(task))
+        _print_place(task)
+        return 0
+    table = Table("name", "what", "monitors", box=None, pad_edge=False)
+    for name in tasks.names(said.name):
+        task = tasks[name]
+        what = _text(task).splitlines()[0]
+        table.add_row(name, escape(what), f"{task.monitor} ({task.mode})")
+    console.print(table)
+    return 0
+
+
+def _show_cell(cls: type[GatedCell], input_size: int, hidden_size: int) -> None:
+    cell = cell_class(cls)(input_size, hidden_size)
+    console.print(f"[bold]{cell.name}[/bold]  {escape(cell.paper)}\n")
+    console.print(escape(_text(cls)), soft_wrap=True)
+    console.print(f"\ngates (rows of the fused weights)  {' '.join(cell.layout.gates)}")
+    console.print(f"states  {' '.join(cell.layout.states)}")
+    for gate, sign in cell.keep.items():
+        console.print(f"keeps its memory by  {gate if sign > 0 else '1 − ' + gate}")
+    checked = f"checked against a reference from {cell.reference}"
+    console.print(checked if cell.reference else UNCHECKED)
+    console.print(f"\nparameters with input_size {input_size}, hidden_size {hidden_size}:")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, parameter in cell.named_parameters():
+        table.add_row("  " + name, str(tuple(parameter.shape)), f"{parameter.numel():,}")
+    table.add_row("  all", "", f"{_count(cell):,}")
+    console.print(table)
+    _print_options(option_specs(cls))
+    _print_place(cls)
+
+
+def _print_options(specs: Mapping[str, OptionSpec]) -> None:
+    console.print("\noptions:" if specs else "\nno options")
+    for name, spec in specs.items():
+        choices = f" ({', '.join(map(str, spec.choices))})" if spec.choices else ""
+        console.print(escape(f"  {name}={spec.default}  {spec.doc}{choices}"), soft_wrap=True)
+
+
+def _print_place(thing: Any) -> None:
+    file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
+    console.print(f"\n{Path(file or '?')}:{line}", soft_wrap=True)
+
+
+def _text(thing: Any) -> str:
+    return inspect.getdoc(thing) or "(no docstring)"
+
+
+def _count(cell: GatedCell) -> int:
+    return sum(parameter.numel() for parameter in cell.parameters())

@@ -1,0 +1,1 @@
+"""Things that are declared and found by name: registries, options, plugins."""

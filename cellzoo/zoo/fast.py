@@ -1,0 +1,87 @@
+"""FastRNN and FastGRNN: a residual and a gated connection with learned scalars."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, sigmoid, tanh
+
+from cellzoo.cells.base import GatedCell
+from cellzoo.cells.declare import Extra
+from cellzoo.cells.preactivations import PreActivations
+from cellzoo.cells.registry import register_cell
+from cellzoo.names.options import option
+
+
+class LowRank(GatedCell):
+    """One gate n, whose recurrent matrix may be a product of two thin ones, U = U_1 U_2."""
+
+    gates = ("n",)
+    extra: ClassVar[Any] = {
+        "weight_hh_1": Extra("hidden_size", "rank"),
+        "weight_hh_2": Extra("rank", "hidden_size"),
+    }
+    rank: int = option(0, "rank of U; 0: U is one full matrix")
+
+    @property
+    def derived(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("weight_hh",) if self.rank else ()
+
+    def recurrent_weights(self) -> dict[str, Tensor]:
+        if self.rank:
+            return {"weight_hh": self.weight_hh_1 @ self.weight_hh_2}
+        return super().recurrent_weights()
+
+
+@register_cell("fastrnn")
+class FastRNN(LowRank):
+    """FastRNN: a simple recurrent network with a weighted residual connection.
+
+        n = tanh(W x + U h + b)
+        h' = σ(α) n + σ(β) h
+
+    α and β are scalars; that they go through σ, and start at −3 and 3, is the authors' code.
+    `init="paper"` is that code's too: weights N(0, 0.1²), biases 1.
+    """
+
+    paper = "Kusupati et al. 2018, arXiv:1901.02358"
+    reference = "author's code"
+    biases = ("ih",)
+    extra = {**LowRank.extra, "alpha": Extra(1, init=-3.0), "beta": Extra(1, init=3.0)}
+    paper_init = {
+        "name": "normal",
+        "std": 0.1,
+        "blocks": {"bias_ih": {"name": "constant", "value": 1.0}},
+    }
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        return sigmoid(self.alpha) * tanh(a.n) + sigmoid(self.beta) * s.h
+
+
+@register_cell("fastgrnn")
+class FastGRNN(LowRank):
+    """FastGRNN: gate and content share both matrices and differ by their biases.
+
+        z = σ(W x + U h + b_z)      n = tanh(W x + U h + b_n)
+        h' = (σ(ζ) (1 − z) + σ(ν)) ⊙ n + z ⊙ h
+
+    ζ and ν are scalars; that they go through σ, and start at 1 and −4, is the authors' code, and
+    so are biases of 1. `init="paper"`: weights N(0, 0.1²), as there.
+    """
+
+    paper = "Kusupati et al. 2018, arXiv:1901.02358"
+    reference = "author's code"
+    biases = ()
+    extra = {
+        **LowRank.extra,
+        "bias_z": Extra("hidden_size", init=1.0),
+        "bias_n": Extra("hidden_size", init=1.0),
+        "zeta": Extra(1, init=1.0),
+        "nu": Extra(1, init=-4.0),
+    }
+    paper_init = {"name": "normal", "std": 0.1}
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        z = sigmoid(a.n + self.bias_z)
+        n = tanh(a.n + self.bias_n)
+        return (sigmoid(self.zeta) * (1 - z) + sigmoid(self.nu)) * n + z * s.h

@@ -1,0 +1,55 @@
+"""Recurrent networks whose units see each other only through the next layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, tanh
+from torch.nn.functional import layer_norm, linear
+
+from cellzoo.cells.base import GatedCell
+from cellzoo.cells.declare import Extra, Gate
+from cellzoo.cells.preactivations import PreActivations
+from cellzoo.cells.registry import register_cell
+from cellzoo.names.options import option
+
+
+@register_cell("indrnn")
+class IndRNN(GatedCell):
+    """Independently recurrent network: h' = φ(W x + u ⊙ h + b), φ relu or tanh.
+
+    With relu a unit of |u| > 1 grows without bound. The paper starts u uniform in [0, 2^(1/T)],
+    T being the number of steps; init="paper" takes T as infinite: [0, 1].
+    """
+
+    paper = "Li et al. 2018, arXiv:1803.04831"
+    reference = "secondary source"
+    gates = {"n": Gate(state="diagonal")}
+    biases = ("ih",)
+    bounded = False
+    paper_init = {
+        "name": "torch",
+        "blocks": {"weight_hh_diagonal": {"name": "uniform", "low": 0.0, "high": 1.0}},
+    }
+    nonlinearity: str = option("relu", "φ", choices=("relu", "tanh"))
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        return torch.relu(a.n) if self.nonlinearity == "relu" else tanh(a.n)
+
+
+@register_cell("layernorm_indrnn")
+class LayerNormIndRNN(IndRNN):
+    """`indrnn` with layer normalisation of the input's projection.
+
+    h' = φ(LN(W x) ⊙ γ + u ⊙ h + b)
+    """
+
+    paper = "Li et al. 2018, arXiv:1803.04831; the norm: Ba et al. 2016, arXiv:1607.06450"
+    extra = {"gain_ih": Extra("hidden_size", init=1.0)}
+    nonlinearity: str = option("tanh", "φ", choices=("relu", "tanh"))
+    eps: float = option(1e-5, "added to the variance")
+
+    def project(self, x: Tensor) -> Tensor:
+        wx = linear(x, self.weight_ih)
+        return layer_norm(wx, [self.hidden_size], self.gain_ih, self.bias_ih, self.eps)

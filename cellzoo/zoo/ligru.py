@@ -1,0 +1,76 @@
+"""Light gated recurrent units of speech recognition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, sigmoid
+from torch.nn.functional import batch_norm, layer_norm, linear
+
+from cellzoo.cells.base import GatedCell
+from cellzoo.cells.declare import Extra
+from cellzoo.cells.preactivations import PreActivations
+from cellzoo.cells.registry import register_cell
+from cellzoo.names.options import option
+
+
+@register_cell("ligru")
+class LiGRU(GatedCell):
+    """Light GRU: no reset gate, relu content, batch normalisation of the input's projection.
+
+        z = σ(BN(W_z x) + U_z h)      n = relu(BN(W_n x) + U_n h)
+        h' = z ⊙ h + (1 − z) ⊙ n
+        BN(a) = γ ⊙ (a − mean) / √(var + eps) + b, over steps and batch together
+
+    In training, mean and variance are those of the sequence at hand, and the buffers
+    `running_mean` and `running_var` follow them; in evaluation they are these buffers. γ is
+    `gain_ih` and b is `bias_ih`. Not bounded: U may make the relu grow.
+    """
+
+    paper = "Ravanelli et al. 2018, arXiv:1803.10225"
+    reference = "author's code"
+    gates = ("n", "z")
+    biases = ("ih",)
+    extra = {"gain_ih": Extra("fused_size", init=1.0)}
+    keep = {"z": +1}
+    paper_init = {"name": "orthogonal", "blocks": {"bias_ih": "zeros"}}
+    bounded = False
+    momentum: float = option(0.05, "the weight of the newest statistics in the running ones")
+    eps: float = option(1e-5, "added to the variance")
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        like = self._like.detach()
+        self.register_buffer("running_mean", like.new_zeros(self.fused_size))
+        self.register_buffer("running_var", like.new_ones(self.fused_size))
+
+    def project(self, x: Tensor) -> Tensor:
+        wx = linear(x, self.weight_ih).to(self.weight_ih.dtype)
+        return batch_norm(
+            wx.flatten(0, -2), self.running_mean, self.running_var, self.gain_ih, self.bias_ih,
+            self.training, self.momentum, self.eps,
+        ).view_as(wx)  # fmt: skip
+
+    def recurrent(self, a: PreActivations) -> Tensor:
+        """U h, both gates together."""
+        return a.h.all
+
+    def update(self, a: PreActivations, s: Any) -> Tensor:
+        n, z = self.split(a.x.all + self.recurrent(a))
+        z = sigmoid(z)
+        return z * s.h + (1 - z) * torch.relu(n)
+
+
+@register_cell("sligru")
+class SLiGRU(LiGRU):
+    """Stabilised light GRU: `ligru` with LN(U h) in place of U h.
+
+    LN takes mean and variance over all 2·H together and has no gain or bias.
+    """
+
+    paper = "Moumen & Parcollet 2023, arXiv:2302.10144"
+    bounded = True
+
+    def recurrent(self, a: PreActivations) -> Tensor:
+        return layer_norm(a.h.all, [self.fused_size], eps=self.eps)

@@ -1,0 +1,69 @@
+"""The quasi-recurrent network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, sigmoid, tanh
+from torch.nn.functional import linear
+
+from cellzoo.cells.base import GatedCell
+from cellzoo.cells.declare import Extra, Gate, State
+from cellzoo.cells.linear import recur
+from cellzoo.cells.preactivations import PreActivations
+from cellzoo.cells.registry import register_cell
+from cellzoo.names.options import option
+
+
+@register_cell("qrnn")
+class QRNN(GatedCell):
+    """Quasi-recurrent network: gates are a convolution of the inputs, pooled by a recurrence.
+
+        z = tanh(W_z x + V_z x₋ + b_z), and so f, o and i with σ; x₋ is the input before x
+        f    c' = f ⊙ c + (1 − f) ⊙ z       the output is c'
+        fo   c' = f ⊙ c + (1 − f) ⊙ z       the output is o ⊙ c'
+        ifo  c' = f ⊙ c + i ⊙ z             the output is o ⊙ c'
+
+    The filter is `window` inputs wide, 1 or 2. The state `before` is V x₋, 0 at the start: it is
+    as wide in every layer, which x₋ itself is not.
+    """
+
+    paper = "Bradbury et al. 2016, arXiv:1611.01576"
+    reference = "secondary source"
+    keep = {"f": +1}
+    linear = True
+    pooling: str = option("fo", "which gates there are", choices=("f", "fo", "ifo"))
+    window: int = option(2, "inputs that a gate sees", choices=(1, 2))
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        return {gate: Gate(state="none") for gate in ("z", *self.pooling)}
+
+    @property
+    def states(self) -> dict[str, State]:
+        return {"c": State()} | ({"before": State("fused_size")} if self.window == 2 else {})
+
+    @property
+    def extra(self) -> dict[str, Extra]:
+        return {"weight_before": Extra("fused_size", "input_size")} if self.window == 2 else {}
+
+    @property
+    def write(self) -> dict[str, int]:
+        return {"i": +1} if "i" in self.pooling else {}
+
+    def project(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        if self.window == 1:
+            return self.project_gates(x)
+        return {"all": self.project_gates(x), "next": linear(x, self.weight_before)}
+
+    def update(self, a: PreActivations, s: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+        total = a.x.all
+        moved: tuple[Tensor, ...] = ()
+        if self.window == 2:
+            moved = (recur(s.before, None, a.x.next),)
+            total = total + s.before
+        gate = dict(zip(self.gates, self.split(total), strict=True))
+        f = sigmoid(gate["f"])
+        i = sigmoid(gate["i"]) if "i" in gate else 1 - f
+        c = recur(s.c, f, i * tanh(gate["z"]))
+        return (c, *moved), sigmoid(gate["o"]) * c if "o" in gate else c
