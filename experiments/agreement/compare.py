@@ -3,9 +3,9 @@
     python -m venv peer && peer/bin/pip install torchrecurrent==0.2.5 torch==2.13.0 numpy rich
     PYTHONPATH=. peer/bin/python experiments/agreement/compare.py
 
-Each pair runs eight steps from its initial state in float64. The weights of our cell are random and
-copied to theirs: `W("r n")` is our input matrices of the gates r and n, one below the other, in their
-order. A bias that a pair does not name is zero in theirs.
+Each pair runs eight steps from its initial state in float64. The weights of our cell are random
+and copied to theirs: `W("r n")` is our input matrices of the gates r and n, one below the other, in
+their order. A bias that a pair does not name is zero in theirs.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python experiments/speed/packed.py [CELL…]
 
 A step is forward and backward from a fixed gradient of the outputs, without a gradient of x and
-without an optimizer; batch size 8 and 36 units as in `experiment=jsb`. Engines take turns; times are
-medians over the rounds.
+without an optimizer; batch size 8 and 36 units as in `experiment=jsb`. Engines take turns; times
+are medians over the rounds.
 """
 
 import statistics

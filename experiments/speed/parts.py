@@ -2,9 +2,9 @@
 
     python experiments/speed/parts.py [CELL…]
 
-Prints CPU milliseconds of the fastest of 25 rounds of 10 steps: the input product, the loop over time
-forward and backward (including its products with the states), the products for the gradients of the
-weights, and the rest: Python, autograd and torch's operations.
+Prints CPU milliseconds of the fastest of 25 rounds of 10 steps: the input product, the loop over
+time forward and backward (including its products with the states), the products for the gradients
+of the weights, and the rest: Python, autograd and torch's operations.
 """
 
 import sys
