@@ -86,10 +86,10 @@ def _say(message: str, status: int) -> int:
 
 
 def _train(arguments: list[str], debug: bool) -> int:
-    from cellzoo.run.command import one
+    from cellzoo.run.command import train_command
 
     with _named(arguments, "train") as named:
-        return one(named, debug)
+        return train_command(named, debug)
 
 
 def _sweep(arguments: list[str], debug: bool) -> int:
