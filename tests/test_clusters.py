@@ -73,7 +73,7 @@ def test_a_job_that_is_killed_is_tried_again(tmp_path):
     (directory,) = tmp_path.glob("runs/s/*/s0")
     killed, done = result_of(directory)["attempts"]
     assert (killed["ended"], done["ended"]) == ("killed", "done")
-    assert done["from"].startswith("step")
+    assert done["resumed_from"].startswith("step")
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_slurm_preempts_and_the_sweep_is_killed(tmp_path):
     assert sorted(map(len, attempts)) == [1, 1, 2, 2]  # two were preempted, none submitted twice
     for preempted, done in (each for each in attempts if len(each) == 2):
         assert preempted["ended"] == "interrupted: SIGTERM"
-        assert done["from"].startswith("step")
+        assert done["resumed_from"].startswith("step")
 
 
 def queue(fields: str) -> list[str]:
