@@ -270,7 +270,7 @@ def test_a_built_wheel_works_in_another_folder(tmp_path):
     code = textwrap.dedent(f"""
         import sys; sys.path.insert(0, {str(target)!r})
         import cellzoo; assert cellzoo.__file__.startswith({str(target)!r}), cellzoo.__file__
-        from cellzoo.config.compose import conf_folder; assert {str(target)!r} in str(conf_folder())
+        from cellzoo.config.checks import conf_folder; assert {str(target)!r} in str(conf_folder())
         from cellzoo.cli import main
         sys.exit(main({["train", *TINY, "name=one", "trainer=debug"]!r}))
     """)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 import lightning
@@ -29,10 +31,18 @@ class ConfigError(ValueError):
     """An invalid setting; the message is one line that names it and the nearest valid one."""
 
 
+def conf_folder() -> Path:
+    """Return conf/: the package's copy in an installed wheel, else the repository's."""
+    package = Path(str(files("cellzoo")))
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
 def choices() -> dict[str, list[str]]:
     """Return the choices of each config group."""
-    declared = {group: list(nodes) for group, nodes in GROUPS.items()}
-    return declared | {"cell": cells.names(), "init": inits.names(), "task": tasks.names()}
+    known = {group: list(nodes) for group, nodes in GROUPS.items()}
+    known["experiment"] = [path.stem for path in conf_folder().glob("experiment/*.yaml")]
+    return known | {"cell": cells.names(), "init": inits.names(), "task": tasks.names()}
 
 
 def check_overrides(overrides: list[str], sweeping: bool) -> None:

@@ -11,8 +11,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Optional, cast
 
 from hydra import compose, initialize_config_dir
@@ -25,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cellzoo.cells.registry import cells
-from cellzoo.config.checks import ConfigError, explain, refuse_unknown_keys
+from cellzoo.config.checks import ConfigError, conf_folder, explain, refuse_unknown_keys
 from cellzoo.config.identity import flatten
 from cellzoo.config.schema import GROUPS, Choice, Composed, Plugin, RunConfig
 from cellzoo.names.options import option_specs
@@ -35,13 +33,6 @@ from cellzoo.tasks import tasks
 
 # Values of one key, as overrides; a key with one value is not swept.
 Axes = tuple[tuple[str, ...], ...]
-
-
-def conf_folder() -> Path:
-    """Return conf/: the package's copy in an installed wheel, else the repository's."""
-    package = Path(str(files("cellzoo")))
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def store_choices() -> None:

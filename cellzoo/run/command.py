@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
-from cellzoo.config.checks import ConfigError, check_overrides, explain
-from cellzoo.config.compose import composer, conf_folder, resolved, store_choices
+from cellzoo.config.checks import ConfigError, check_overrides, conf_folder, explain
+from cellzoo.config.compose import composer, resolved, store_choices
 from cellzoo.config.identity import identity
 from cellzoo.config.schema import RunConfig
 from cellzoo.names.registry import nearest
