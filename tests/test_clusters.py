@@ -37,7 +37,9 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, monkeypatch, capfd):
     slurm = ["sweep", *ARGUMENTS, "name=x", "launcher=slurm"]
     assert_refused([*slurm, "launcher.cluster=pbs"], "slurm or local", capfd)
     assert_refused([*slurm, "launcher.jobs=0"], "launcher.jobs must be a whole number", capfd)
-    assert_refused([*slurm, "launcher.retries=-1"], "launcher.retries must be 0 or more", capfd)
+    assert_refused(
+        [*slurm, "launcher.retries=-1"], "launcher.retries must be a whole number from 0", capfd
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     assert_refused(slurm, "squeue does not answer", capfd)
     assert not list(Path("runs").rglob("result.json"))

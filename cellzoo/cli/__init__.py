@@ -93,12 +93,12 @@ def _train(arguments: list[str], debug: bool) -> int:
 
 
 def _sweep(arguments: list[str], debug: bool) -> int:
-    from cellzoo.sweep.command import many, show
+    from cellzoo.sweep.command import status_command, sweep_command
 
     if any(each.split("=")[0] == "--status" for each in arguments):
-        return show(arguments)
+        return status_command(arguments)
     with _named(arguments, "sweep") as named:
-        return many(named, debug)
+        return sweep_command(named, debug)
 
 
 def _compare(arguments: list[str], debug: bool) -> int:

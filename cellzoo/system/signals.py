@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 
@@ -51,3 +52,19 @@ def noting_sigterm() -> Iterator[Stop]:
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, on_ctrl_c)
+
+
+@contextmanager
+def handling(
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
+    """Handle signals for a while; outside the main thread, where Python cannot, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, previous in zip(numbers, before, strict=True):
+            signal.signal(number, previous)
