@@ -25,11 +25,10 @@ def _forget_plugins(monkeypatch):
     from cellzoo.names import plugins
     from cellzoo.names.registry import Registry
 
-    before = [(registry, registry.contents()) for registry in Registry.instances]
+    restore = Registry.snapshot()
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
     yield
-    for registry, things in before:
-        registry.restore(things)
+    restore()
 
 
 WRONG_INPUT = {
@@ -47,7 +46,7 @@ WRONG_INPUT = {
     "train cell gru": "an override is KEY=VALUE, not 'cell'",
     "train lr=0.1": "unknown option 'lr': did you mean 'optimizer.lr'?",
     "train optimizer.lrr=3": "unknown option 'optimizer.lrr': did you mean 'optimizer.lr'?",
-    "train cell=elman cell.nonlinearity=sin": "nonlinearity is one of 'tanh', 'relu', not 'sin'",
+    "train cell=elman cell.nonlinearity=sin": "must be one of 'tanh', 'relu', not 'sin'",
     "train cell.proj_size=many": "cell.proj_size: Value 'many' of type 'str' could not be",
     "train hidden_size=0": "hidden_size must be greater than zero, not 0",
     "train hidden_size=-3": "hidden_size must be greater than zero, not -3",
@@ -62,7 +61,7 @@ WRONG_INPUT = {
     "train optimizer.lr=x": "optimizer.lr must be a number, not 'x'",
     "train +trainer.max_epoch=3": "lightning.Trainer has no argument 'max_epoch': did you mean",
     "train task=jsb data.root=/nowhere": "no JSB_Chorales.mat in /nowhere: put it at /nowhere/jsb/",
-    "train --plugin nope.py": "plugin nope.py is not there",
+    "train --plugin nope.py": "plugin nope.py does not exist",
     "train --plugin no_such_module": "plugin no_such_module: no such file or module",
     "train hidden_size": "hidden_size",
     "cells --plugin": "argument --plugin: expected one argument",

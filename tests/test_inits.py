@@ -205,10 +205,10 @@ def test_init_objects_and_keywords():
         ({"blocks": {"weight_hh": {"z": "zeros"}}}, ValueError, "no gate 'z' in weight_hh: known"),
         ({"blocks": {"weight_hh": "zero"}}, LookupError, "did you mean 'zeros'"),
         ({"blocks": {"weight_hh": {"f": {"name": "normal", "sd": 1}}}}, TypeError, "'std'"),
-        ({"blocks": {"weight_hh": 0.5}}, TypeError, "scheme is a name or a mapping .*not 0.5"),
-        ({"blocks": {"weight_hh": {"f": 0.5}}}, TypeError, "scheme is a name or .*not 0.5"),
+        ({"blocks": {"weight_hh": 0.5}}, TypeError, "scheme must be a name or a mapping .*not 0.5"),
+        ({"blocks": {"weight_hh": {"f": 0.5}}}, TypeError, "scheme must be a name or .*not 0.5"),
         ({"blocks": {"weight_hh": {"f": {"std": 1}}}}, TypeError, "{'std': 1} has none"),
-        (0.5, TypeError, "scheme is a name or a mapping .*not 0.5"),
+        (0.5, TypeError, "scheme must be a name or a mapping .*not 0.5"),
     ],
 )  # fmt: skip
 def test_wrong_inits_are_refused(init, error, message):
@@ -339,13 +339,13 @@ class NoBias(GatedCell):
         ("lstm", {"forget_bias": 1.0, "bias": False}, ValueError, "gate 'f' .*bias=False"),
         ("lstm", {"chrono": 10, "bias": False}, ValueError, "chrono: gate 'f' .*bias=False"),
         (NoBias, {"forget_bias": 1.0}, ValueError, "forget_bias: gate 'f' of NoBias has no bias$"),
-        ("lstm", {"forget_bias": 1.0, "chrono": 10}, ValueError, "give one of them"),
-        ("lstm", {"init": {"chrono": 10}, "forget_bias": 0.0}, ValueError, "give one of them"),
+        ("lstm", {"forget_bias": 1.0, "chrono": 10}, ValueError, "pass one of them"),
+        ("lstm", {"init": {"chrono": 10}, "forget_bias": 0.0}, ValueError, "pass one of them"),
         ("lstm", {"chrono": 2}, ValueError, "greater than 2, not 2"),
         ("lstm", {"forget_bias": 1.0, "init": {"blocks": {"bias_ih": "zeros"}}}, ValueError,
          "forget_bias and blocks both set bias_ih"),
-        ("lstm", {"forget_bias": "1"}, TypeError, "forget_bias is a number, not '1'"),
-        ("lstm", {"chrono": "10"}, TypeError, "chrono is a number, not '10'"),
+        ("lstm", {"forget_bias": "1"}, TypeError, "forget_bias must be a number, not '1'"),
+        ("lstm", {"chrono": "10"}, TypeError, "chrono must be a number, not '10'"),
     ],
 )  # fmt: skip
 def test_a_forget_bias_without_a_place_is_refused(cell, options, error, message):
@@ -393,7 +393,7 @@ def test_what_is_said_beside_init_paper_comes_first():
 def test_init_paper_is_refused_where_the_cell_declares_none():
     with pytest.raises(ValueError, match="no initialisation is declared for elman"):
         make("elman", init="paper")
-    with pytest.raises(ValueError, match="a whole cell's init"):
+    with pytest.raises(ValueError, match="the init of a whole cell, not of a block"):
         make(Prescribed, init={"blocks": {"weight_ih": "paper"}})
 
 

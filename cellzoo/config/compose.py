@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cellzoo.cells.registry import cells
 from cellzoo.names.options import option_specs
-from cellzoo.names.plugins import code_hash, source_of
+from cellzoo.names.plugins import code_hash, plugin_source
 from cellzoo.names.registry import closest, nearest
 from cellzoo.nn.inits import inits
 from cellzoo.tasks import tasks
@@ -216,7 +216,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     settings["plugins"] = {
         kind: {"file": str(path), "sha256": code_hash(path)}
         for kind, thing in plugged(settings).items()
-        if (path := source_of(thing)) is not None
+        if (path := plugin_source(thing)) is not None
     }
     return settings
 

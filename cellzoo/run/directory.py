@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from cellzoo.names.plugins import only
+from cellzoo.names.plugins import only_plugins
 from cellzoo.nn.rnn import RNN
 from cellzoo.run.model import SequenceModel
 from cellzoo.system.files import write_whole
@@ -181,7 +181,7 @@ def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> Seq
     result = read_result(directory) or {}
     plugins = config.get("plugins", {})
     sources = {p["sha256"]: _kept(directory, kind, p) for kind, p in plugins.items()}
-    with only(sources):
+    with only_plugins(sources):
         model = build_model(config, result["input_size"], result["output_size"], result["reads"])
     model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
     return model.eval()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cellzoo.config.compose import plugged
-from cellzoo.names.plugins import code_hash, source_of
+from cellzoo.names.plugins import code_hash, plugin_source
 from cellzoo.run.directory import RunError
 from cellzoo.run.ranks import end_with_parent
 from cellzoo.run.train import train
@@ -120,7 +120,7 @@ def check_code(config: Mapping[str, Any]) -> None:
     """
     planned = {kind: each["sha256"] for kind, each in config.get("plugins", {}).items()}
     for kind, thing in plugged(config).items():
-        path = source_of(thing)
+        path = plugin_source(thing)
         if (code_hash(path) if path else None) != planned.get(kind):
             raise RunError(f"{path} was edited since the sweep was started")
 
