@@ -160,7 +160,7 @@ STATE = torch.zeros(1, 2, 4, dtype=F64)
 @pytest.mark.parametrize(
     ("x", "state", "error", "message"),
     [
-        (ZEROS[:0], None, ValueError, "at least one step"),
+        (ZEROS[:0], None, ValueError, "at least one time step"),
         (ZEROS[..., :2], None, ValueError, "last dimension must be 3, not 2"),
         (ZEROS[None], None, ValueError, "3 dimensions .* not 4"),
         (ZEROS[0, 0], None, ValueError, "3 dimensions .* not 1"),
@@ -181,7 +181,7 @@ STATE = torch.zeros(1, 2, 4, dtype=F64)
         (packed(8, [3, 5]), None, ValueError, "must not grow"),
         (packed(8, [5, 3], width=2), None, ValueError, "last dimension must be 3, not 2"),
         (packed(8, [5, 3]), (STATE, STATE), ValueError, r"state h .*\(1, 5, 4\)"),
-        (packed(0, []), None, ValueError, "at least one step"),
+        (packed(0, []), None, ValueError, "at least one time step"),
     ],
 )
 def test_wrong_input_is_refused(engine, x, state, error, message):
