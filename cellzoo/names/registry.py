@@ -193,6 +193,18 @@ class Registry(Generic[T]):
         return restore
 
 
+def with_present_names(override: str) -> str:
+    """Return an override with the present names of cells, inits and tasks for deprecated ones.
+
+    The key of such an override is the kind of a registry: `cell=old_name,gru`.
+    """
+    key, equals, value = override.partition("=")
+    for registry in Registry.instances:
+        if registry.kind == key:
+            value = ",".join(map(registry.resolve, value.split(",")))
+    return key + equals + value
+
+
 def _executed_again(old: Any, new: Any) -> bool:
     """Whether a notebook or a console defines the same object again."""
     places = [

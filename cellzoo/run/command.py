@@ -28,7 +28,7 @@ from cellzoo.config.compose import (
     resolved,
     store_choices,
 )
-from cellzoo.names.registry import nearest
+from cellzoo.names.registry import nearest, with_present_names
 from cellzoo.run.budget import apply_budget
 from cellzoo.run.directory import RunError, read_config, read_result
 from cellzoo.run.loggers import is_main_process
@@ -151,7 +151,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
             value_follows = not value_follows and FLAGS[name] and "=" not in argument
             flags.append(argument)
         else:
-            overrides.append(argument)
+            overrides.append(with_present_names(argument))
     return overrides, flags
 
 
