@@ -1,4 +1,4 @@
-"""Registries of named objects that anybody can extend: cells, inits and tasks."""
+"""Registries of named objects that plugins can extend: cells, inits and tasks."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class Registry(Generic[T]):
     @staticmethod
     def snapshot() -> Callable[[], None]:
         """Return a function that restores the present contents of every registry."""
-        before = [(each, dict(each._things), dict(each._aliases)) for each in Registry.instances]
+        before = [(r, dict(r._things), dict(r._aliases)) for r in Registry.instances]
 
         def restore() -> None:
             for registry, things, aliases in before:

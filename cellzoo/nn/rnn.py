@@ -319,7 +319,7 @@ class RNN(nn.Module):
             IndexError: There is no such layer or direction.
         """
         if not 0 <= layer < self.num_layers or reverse not in self._directions:
-            raise IndexError(f"there is no layer {layer}" + (" in reverse" if reverse else ""))
+            raise IndexError(f"no layer {layer}" + (" in reverse" if reverse else ""))
         template = self._cells[layer * len(self._directions) + reverse]
         suffix = _suffix(layer, reverse)
         cell = template.bind(

@@ -272,7 +272,7 @@ class Task(LightningDataModule):
 
 
 def _loader(examples: Any, **arguments: Any) -> DataLoader[Any]:
-    """Return a loader with a generator of its own, as each epoch would draw from the global one."""
+    """Return a loader with its own generator: by default every epoch draws from the global one."""
     generator = torch.Generator()
     return DataLoader(examples, collate_fn=_uncollated, generator=generator, **arguments)
 

@@ -81,11 +81,11 @@ class LipschitzRNN(GatedCell):
         return {"name": "glorot", "blocks": {"weight_hh": {"name": "normal", "std": std}}}
 
     def recurrent_weights(self) -> dict[str, Tensor]:
-        made = [
+        weights = [
             diffused((1 - self.beta) * (m + m.T) + self.beta * (m - m.T), self.diffusion)
             for m in self.weight_hh.chunk(2)
         ]
-        return {"weight_hh": torch.cat(made)}
+        return {"weight_hh": torch.cat(weights)}
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
         return s.h + self.step_size * (a.m + tanh(a.n))

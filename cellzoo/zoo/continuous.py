@@ -122,13 +122,13 @@ class CfC(GatedCell):
     def gates(self) -> dict[str, Gate]:
         if self.backbone_layers == 0:
             return {head: Gate() for head in self._heads}
-        made = {"b1": Gate(width="backbone_units")}
+        gates = {"b1": Gate(width="backbone_units")}
         for number in range(2, self.backbone_layers + 1):
-            made[f"b{number}"] = Gate(
+            gates[f"b{number}"] = Gate(
                 x="none", of=f"b{number - 1}", late=True, width="backbone_units"
             )
         last = f"b{self.backbone_layers}"
-        return made | {head: Gate(x="none", of=last, late=True) for head in self._heads}
+        return gates | {head: Gate(x="none", of=last, late=True) for head in self._heads}
 
     @property
     def extra(self) -> dict[str, Extra]:
