@@ -55,7 +55,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Tasks bring in Lightning, which `import cellzoo` does not.
+    # Tasks require Lightning, a heavy import that most users of `RNN` do not need.
     if name in ("Task", "list_tasks", "register_task"):
         from cellzoo import tasks
 

@@ -17,7 +17,6 @@ from test_wandb import inspect
 
 from cellzoo.config.identity import identity, world_size
 from cellzoo.config.schema import RunConfig
-from cellzoo.tasks import base
 from cellzoo.tasks.base import TrainingBatches
 
 TROUBLE = """
@@ -108,7 +107,8 @@ def test_ranks_share_the_batches_of_one_process(size, batch, world, seed, data):
     with pytest.MonkeyPatch.context() as patch:
 
         def batches(size_of_batch, rank, world, first=0):
-            patch.setattr(base, "rank_and_world", lambda: (rank, world))
+            patch.setattr("cellzoo.system.ranks.rank", lambda: rank)
+            patch.setattr("cellzoo.system.ranks.world_size", lambda: world)
             return TrainingBatches(size, size_of_batch, seed, first)
 
         alone = list(batches(batch * world, 0, 1))

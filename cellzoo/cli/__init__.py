@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from cellzoo.names.registry import nearest
 
             raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
-        from cellzoo.names.plugins import announce
+        from cellzoo.names.plugins import add_plugins
 
-        announce(said.plugin)
+        add_plugins(said.plugin)
         return COMMANDS[command](rest, debug)
     except SystemExit as stop:  # argparse, and Hydra's --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

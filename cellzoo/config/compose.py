@@ -27,7 +27,7 @@ from cellzoo.config.checks import ConfigError, conf_folder, explain, refuse_unkn
 from cellzoo.config.identity import flatten
 from cellzoo.config.schema import GROUPS, Choice, Composed, Plugin, RunConfig
 from cellzoo.names.options import option_specs
-from cellzoo.names.plugins import code_hash, source_of
+from cellzoo.names.plugins import code_hash, plugin_source
 from cellzoo.nn.inits import inits
 from cellzoo.tasks import tasks
 
@@ -88,7 +88,7 @@ def resolved(config: DictConfig) -> RunConfig:
     run.plugins = {
         kind: Plugin(str(path), code_hash(path))
         for kind, registered in plugged(run).items()
-        if (path := source_of(registered)) is not None
+        if (path := plugin_source(registered)) is not None
     }
     return run
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import distributed
 
 from cellzoo.run.lightning_private import completed_batches, resume_within_epoch, set_loops
 from cellzoo.system.files import write_whole
+from cellzoo.system.ranks import all_gather
 from cellzoo.system.signals import Stop, Terminated
 
 KEY = "cellzoo"  # the entry of last.ckpt for everything that Lightning does not save
@@ -163,7 +163,7 @@ class Last(Callback):
     ) -> None:
         """Add the generators of all ranks, the metrics and the extras."""
         checkpoint[KEY] = {
-            "generators": _of_all_ranks(get_generators()),
+            "generators": all_gather(get_generators()),
             "metrics": dict(trainer.callback_metrics),  # a schedule may read an earlier epoch's
             "should_stop": trainer.should_stop,
             **self.extras(),
@@ -224,11 +224,3 @@ def set_generators(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _of_all_ranks(mine: Any) -> list[Any]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [mine]
-    gathered: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, mine)
-    return gathered

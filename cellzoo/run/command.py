@@ -22,13 +22,13 @@ from cellzoo.config.checks import ConfigError, check_overrides, conf_folder, exp
 from cellzoo.config.compose import composer, resolved, store_choices
 from cellzoo.config.identity import identity
 from cellzoo.config.schema import RunConfig
-from cellzoo.names.registry import nearest
+from cellzoo.names.registry import nearest, with_present_names
 from cellzoo.run.budget import apply_budget
 from cellzoo.run.build import check, settle_engine
 from cellzoo.run.directory import RunError, read_config, read_result
-from cellzoo.run.loggers import is_main_process
 from cellzoo.run.result import RunResult, Status
 from cellzoo.run.train import train
+from cellzoo.system.ranks import is_main_process
 
 console = Console(highlight=False)
 
@@ -142,7 +142,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
             value_follows = not value_follows and FLAGS[name] and "=" not in argument
             flags.append(argument)
         else:
-            overrides.append(argument)
+            overrides.append(with_present_names(argument))
     return overrides, flags
 
 

@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from cellzoo.config.schema import Plugin, RunConfig
-from cellzoo.names.plugins import only
+from cellzoo.names.plugins import only_plugins
 from cellzoo.run.model import SequenceModel, build_model
 from cellzoo.run.result import ENDED, RunResult, Status
 from cellzoo.system.files import write_whole
@@ -145,7 +145,7 @@ def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> Seq
     sources = {
         plugin.sha256: _kept(directory, kind, plugin) for kind, plugin in config.plugins.items()
     }
-    with only(sources):
+    with only_plugins(sources):
         model = build_model(config, result.input_size, result.output_size, result.reads)
     model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
     return model.eval()

@@ -12,12 +12,6 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from lightning.pytorch.utilities import rank_zero_only
-
-
-def global_rank() -> int:
-    """Return the rank of this process within its run, also before torch.distributed begins."""
-    return getattr(rank_zero_only, "rank", 0)
 
 
 class RankLauncher(_SubprocessScriptLauncher):

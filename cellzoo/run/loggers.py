@@ -14,14 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from cellzoo.config.identity import flatten, world_size
 from cellzoo.config.schema import RunConfig
-from cellzoo.run.lightning_private import global_rank
 from cellzoo.run.result import RunResult, Status
 from cellzoo.system.files import write_whole
-
-
-def is_main_process() -> bool:
-    """Return whether this process is rank 0, which alone writes files and prints."""
-    return global_rank() == 0
+from cellzoo.system.ranks import is_main_process
 
 
 class MetricsFile:

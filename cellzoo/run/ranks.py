@@ -8,7 +8,6 @@ record the reason that the rank left, and ends the remaining processes in bounde
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -112,15 +111,3 @@ def record_outcome(directory: Path, rank: int, outcome: RankOutcome) -> None:
     """Write the outcome of a rank other than 0, for rank 0 to read."""
     text = json.dumps(asdict(outcome))
     write_whole(directory / FOLDER / f"{rank}.json", lambda target: target.write_text(text))
-
-
-def end_with_parent() -> None:
-    """Watch the parent process from a thread, and exit when it is gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

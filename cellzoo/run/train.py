@@ -26,12 +26,13 @@ from cellzoo.run.build import build_task, model_for
 from cellzoo.run.checkpoints import Best, Last, WholeFiles
 from cellzoo.run.directory import LOCK, free_space, write_result
 from cellzoo.run.learner import DivergedError, Learner
-from cellzoo.run.lightning_private import global_rank, leave_signals_alone
-from cellzoo.run.loggers import RunLogger, is_main_process
+from cellzoo.run.lightning_private import leave_signals_alone
+from cellzoo.run.loggers import RunLogger
 from cellzoo.run.prune import Prune, PrunedError, Pruner
-from cellzoo.run.ranks import RankOutcome, Ranks, end_with_parent, record_outcome
+from cellzoo.run.ranks import RankOutcome, Ranks, record_outcome
 from cellzoo.run.result import ENDED, RunResult, Status
 from cellzoo.system.locks import hold
+from cellzoo.system.ranks import end_with_parent, global_rank, is_main_process
 from cellzoo.system.signals import Stop, Terminated, noting_sigterm
 from cellzoo.system.threads import on_threads
 from cellzoo.tasks import Task

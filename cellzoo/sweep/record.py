@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from cellzoo.config.schema import Plugin, RunConfig
-from cellzoo.names.plugins import VARIABLE, code_hash
+from cellzoo.names.plugins import VARIABLE, code_hash, listed_plugins
 from cellzoo.run.directory import RunError
 from cellzoo.system.files import write_whole
 from cellzoo.system.locks import hold
@@ -47,7 +47,7 @@ class Record:
         A plugin that is edited while the sweep runs does not change the sweep.
         """
         plugins = []
-        for plugin in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        for plugin in listed_plugins():
             path = Path(plugin)
             if path.is_file():
                 copy = self.directory / "plugins" / code_hash(path)[:8] / path.name

@@ -1,4 +1,4 @@
-"""SIGTERM: what a cluster or a timeout sends before it kills."""
+"""SIGTERM: the signal that a cluster or a timeout sends before it kills a process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 
 
 class Terminated(SystemExit):
-    """The process was told to end (SIGTERM); its exit status is what a shell makes of that."""
+    """The end of a process by SIGTERM, with the exit status that a shell reports: 128 + 15."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class Stop:
-    """Whether SIGTERM came.
+    """A handler of SIGTERM.
 
-    It raises `Terminated` where it comes; while `patient` it is only noted, for who soon comes to
-    a better place.
+    Attributes:
+        asked: Whether SIGTERM arrived.
+        patient: Whether the handler only records the signal, for code that soon reaches a better
+            place to stop. Otherwise it raises `Terminated` at once.
     """
 
     def __init__(self) -> None:
@@ -37,9 +39,10 @@ class Stop:
 
 @contextmanager
 def noting_sigterm() -> Iterator[Stop]:
-    """Handle SIGTERM for a while; outside the main thread, where Python cannot, nothing changes.
+    """Handle SIGTERM inside a `with` block, and restore the handlers afterwards.
 
-    SIGINT, which Lightning ignores once Ctrl-C came, is as before afterwards.
+    That includes the handler of SIGINT, because Lightning ignores SIGINT after Ctrl-C. Outside the
+    main thread Python cannot set handlers, and nothing changes.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

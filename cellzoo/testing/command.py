@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellzoo.cells.registry import cells
-from cellzoo.names.plugins import announce, source_of
+from cellzoo.names.plugins import add_plugins, plugin_source
 from cellzoo.testing.engines import compiles
 from cellzoo.testing.subject import Subject, variants
 from cellzoo.testing.suite import CHECKS, Result, run_checks
@@ -67,9 +67,9 @@ def _names(given: str) -> Iterator[str]:
             cells[name]  # raises, naming the nearest
         yield from names
         return
-    announce([given])
+    add_plugins([given])
     path = Path(given).expanduser().resolve()
-    found = [name for name, cls in cells.contents().items() if source_of(cls) == path]
+    found = [name for name, cls in cells.contents().items() if plugin_source(cls) == path]
     if not found:
         raise ValueError(f"{given} registers no cell: decorate a class by @register_cell(…)")
     yield from found

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from cellzoo.config.compose import plugged
 from cellzoo.config.schema import RunConfig
-from cellzoo.names.plugins import code_hash, source_of
+from cellzoo.names.plugins import code_hash, plugin_source
 from cellzoo.run.directory import RunError
-from cellzoo.run.ranks import end_with_parent
 from cellzoo.run.train import train
 from cellzoo.sweep.plans.base import TrialAddress
 from cellzoo.sweep.plans.optuna import pruner
 from cellzoo.system.files import write_whole
 from cellzoo.system.locks import LockedError
+from cellzoo.system.ranks import end_with_parent
 
 LOCKED = 75  # exit status: another process holds the run (EX_TEMPFAIL)
 
@@ -112,7 +112,7 @@ def _check_code(config: RunConfig) -> None:
         RunError: names the file.
     """
     for kind, registered in plugged(config).items():
-        path, plugin = source_of(registered), config.plugins.get(kind)
+        path, plugin = plugin_source(registered), config.plugins.get(kind)
         if (code_hash(path) if path else None) != (plugin.sha256 if plugin else None):
             raise RunError(f"{path} was edited since the sweep was started")
 
