@@ -1,4 +1,4 @@
-"""The same jobs as Hydra's own launchers run them: a hydra.main function."""
+"""A hydra.main function: the same jobs, for Hydra's own launchers."""
 
 from pathlib import Path
 
