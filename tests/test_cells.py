@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import F64, normal, random_state, shake
+from helpers import F64, assert_outputs_equal, make, normal, random_state, share
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -13,29 +13,6 @@ import cellzoo
 from cellzoo import RNN
 
 # -- equalities between cells ------------------------------------------------------------------
-
-
-def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
-    """Copy weights gate by gate, from source to target; a bias that source lacks is 0."""
-    theirs, ours = source.gate_weights(), target.gate_weights()
-    with torch.no_grad():
-        for gate, other in gates.items():
-            for block, from_block in zip(ours[gate], theirs[other], strict=True):
-                if block is not None:
-                    block.copy_(torch.zeros(()) if from_block is None else sign * from_block)
-
-
-def assert_outputs_equal(one: RNN, other: RNN) -> None:
-    x = normal(6, 3, 3)
-    state = random_state(one, 3)
-    state = state if len(state) > 1 else state[0]
-    torch.testing.assert_close(one(x, state), other(x, state), rtol=1e-12, atol=1e-12)
-
-
-def make(name: str, **options) -> RNN:
-    rnn = RNN(name, 3, 4, dtype=F64, **options)
-    shake(rnn, seed=sum(map(ord, name)))
-    return rnn
 
 
 def test_peepholes_of_zero_are_an_lstm():

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import as_a_user, metrics, result_of, wait_for
+from commands import as_a_user, inspect, metrics, result_of, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
-from test_wandb import inspect
 
 from cellzoo.config.identity import identity, world_size
 from cellzoo.config.schema import RunConfig

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import F64, in_form, normal, random_state, shake, tensors
-from test_cells import assert_outputs_equal, make, share
+from helpers import (
+    F64,
+    assert_outputs_equal,
+    in_form,
+    make,
+    normal,
+    random_state,
+    shake,
+    share,
+    tensors,
+)
 
 from cellzoo import RNN
 from cellzoo.cells.base import GateWeights

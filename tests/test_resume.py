@@ -13,8 +13,7 @@ from typing import Any
 import processes
 import pytest
 import torch
-from commands import LEAKY, metrics, result_of, results_in, wait_for
-from test_wandb import inspect
+from commands import LEAKY, inspect, metrics, result_of, results_in, wait_for
 
 from cellzoo.cli import main
 from cellzoo.config.compose import composer, resolved, store_choices
