@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,3 +111,28 @@ def wait_for(
             assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def inspect(run: Path) -> dict:
+    """A run's offline file, read by W&B's own tool: config, summary and history."""
+    (file,) = run.rglob("run-*.wandb")
+    tool = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
+    said = subprocess.run(
+        [tool, "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True
+    )
+    found: dict = {"config": {}, "summary": {}, "history": [], "exit": None, "text": said.stdout}
+    for line in said.stdout.splitlines():
+        record = json.loads(line)
+        kind = record["type"]
+        if kind == "run":
+            found["run"] = record["run"]
+            found["config"] |= record["run"]["config"]["update"]
+        elif kind == "config":
+            found["config"] |= record["config"].get("update", {})
+        elif kind == "history":
+            found["history"].append(record["history"]["item"])
+        elif kind == "summary":
+            found["summary"] |= record["summary"].get("update", {})
+        elif kind == "exit":
+            found["exit"] = record["exit"].get("exit_code", 0)
+    return found

@@ -124,3 +124,33 @@ def assert_packed_is_alone(rnn: RNN, lengths: Sequence[int], enforce_sorted: boo
         finals.append(tensors(last))
     final = tuple(torch.cat(parts, 1) for parts in zip(*finals, strict=True))
     assert_same(got, everything(torch.cat(outputs, 1), final, inputs))
+
+
+def assert_equal(got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+    """To rounding: a test cell may grow without bound, so relative to its size."""
+    assert got.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=1e-9, atol=1e-10)
+
+
+def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
+    """Copy gates' weights: target's gate to source's; a bias that source lacks is 0."""
+    theirs, ours = source.gate_weights(), target.gate_weights()
+    with torch.no_grad():
+        for gate, other in gates.items():
+            for block, from_block in zip(ours[gate], theirs[other], strict=True):
+                if block is not None:
+                    block.copy_(torch.zeros(()) if from_block is None else sign * from_block)
+
+
+def assert_outputs_equal(one: RNN, other: RNN) -> None:
+    x = normal(6, 3, 3)
+    state = random_state(one, 3)
+    state = state if len(state) > 1 else state[0]
+    torch.testing.assert_close(one(x, state), other(x, state), rtol=1e-12, atol=1e-12)
+
+
+def make(name: str, **options) -> RNN:
+    rnn = RNN(name, 3, 4, dtype=F64, **options)
+    shake(rnn, seed=sum(map(ord, name)))
+    return rnn

@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy
 import pandas
@@ -223,7 +222,7 @@ def test_the_profiler_is_quiet_and_stderr_comes_back(capfd):
 
 
 def test_a_training_step_starts_anew_and_forward_takes_no_gradient():
-    candidate = contenders.ours("lstm", "loop")
+    candidate = contenders.registered("lstm", "loop")
     x = torch.randn(4, 2, 3)
     lstm = Contender(candidate, *candidate.build(x, 5))
     lstm.call("step")()
@@ -242,7 +241,7 @@ def test_a_training_step_starts_anew_and_forward_takes_no_gradient():
 @pytest.mark.parametrize("package", ["torchrecurrent", "keras"])
 def test_layers_of_other_packages(package):
     pytest.importorskip(package)
-    found, absent = peers.others(["lstm", "gru", "elman", "peephole_lstm"], CPU)
+    found, absent = peers.others(["lstm", "gru", "elman", "peephole_lstm"])
     assert package not in [each.engine for each in absent]
     layers = [each for each in found if each.engine == package]
     assert layers
@@ -257,9 +256,9 @@ def test_layers_of_other_packages(package):
 
 def test_a_package_without_these_cells_says_so(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda package: True)
-    monkeypatch.setitem(peers.PACKAGES, "keras", (lambda: iter(()), ("cpu",)))
-    monkeypatch.setitem(peers.PACKAGES, "torchrecurrent", (lambda: 1 / 0, ("cpu",)))
-    found, absent = peers.others(["lstm"], CPU)
+    monkeypatch.setitem(peers.PACKAGES, "keras", lambda: iter(()))
+    monkeypatch.setitem(peers.PACKAGES, "torchrecurrent", lambda: 1 / 0)
+    found, absent = peers.others(["lstm"])
     assert not found
     reasons = {each.engine: (each.status, each.reason) for each in absent}
     assert reasons["keras"] == ("declined", "has none of these cells")
@@ -268,35 +267,12 @@ def test_a_package_without_these_cells_says_so(monkeypatch):
 
 def test_packages_that_are_not_there_are_said_once(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda package: False)
-    found, absent = peers.others(["lstm"], CPU)
+    found, absent = peers.others(["lstm"])
     assert not found
     assert {each.engine: each.status for each in absent} == {
         "torchrecurrent": "not installed",
         "keras": "not installed",
-        "haste_pytorch": "declined",
-        "flashrnn": "declined",
     }
-
-
-@pytest.mark.parametrize(
-    ("function", "from_x", "from_h", "biased"), [("lstm", 4, 4, 4), ("gru", 3, 3, 4)]
-)
-def test_flashrnn_is_called_as_its_documentation_has_it(
-    monkeypatch, function, from_x, from_h, biased
-):
-    def flashrnn(Wx, R, b, function, backend, dtype):
-        assert Wx.shape == (2, 6, from_x, 1, 5)  # (B, T, gates, heads, head dimension)
-        assert R.shape == (from_h, 1, 5, 5)
-        assert b.shape == (biased, 1, 5)
-        states = Wx.sum(2).unsqueeze(0) + R.sum() + b.sum()
-        return states, states[:, :, -1:]
-
-    monkeypatch.setitem(sys.modules, "flashrnn", SimpleNamespace(flashrnn=flashrnn))
-    layer = peers._like_flashrnn(function, torch.randn(6, 2, 3), 5)
-    peer = Contender(Candidate("flashrnn", function, "flashrnn", lambda x, h: layer), *layer)
-    assert peer.run().shape == (2, 6, 5)
-    peer.call("step")()
-    assert peer.multiply_adds == from_x * 5 * 3 + from_h * 5 * 5
 
 
 # -- the run -----------------------------------------------------------------------------------
@@ -410,14 +386,14 @@ WRONG_INPUT = {
     "lstmm": "unknown cell 'lstmm': did you mean 'lstm'?",
     "zz*": "unknown cell 'zz*'",
     "--engine lop": "unknown engine 'lop': did you mean 'loop'?",
-    "--shape 5,2,3": "--shape is T,B,I,H, four whole numbers above zero as 100,32,64,64, not '5,2",
+    "--shape 5,2,3": "--shape takes four positive whole numbers T,B,I,H, e.g. 100,32,64,64, not '5,2",
     "--shape 5,2,3,0": "not '5,2,3,0'",
     "--shape 5,2,x,4": "not '5,2,x,4'",
     "--dtype float": "unknown dtype 'float': did you mean 'float",
     "--device gpu": "unknown device 'gpu'",
     "--repeats 0": "--repeats must be 1 or more, not 0",
     "--threads 0": "--threads must be 1 or more, not 0",
-    "--out file": "is no folder that can be written to",
+    "--out file": "is not a writable folder",
 }
 
 

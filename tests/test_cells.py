@@ -1,10 +1,10 @@
-"""The cells against each other: what makes one of them another."""
+"""Cells that equal each other for certain weights."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from helpers import F64, normal, random_state, shake
+from helpers import F64, assert_outputs_equal, make, normal, random_state, share
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -12,30 +12,7 @@ from torch import nn
 import cellzoo
 from cellzoo import RNN
 
-# -- what makes one cell another ---------------------------------------------------------------
-
-
-def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
-    """Copy gates' weights: target's gate to source's; a bias that source lacks is 0."""
-    theirs, ours = source.gate_weights(), target.gate_weights()
-    with torch.no_grad():
-        for gate, other in gates.items():
-            for block, from_block in zip(ours[gate], theirs[other], strict=True):
-                if block is not None:
-                    block.copy_(torch.zeros(()) if from_block is None else sign * from_block)
-
-
-def assert_outputs_equal(one: RNN, other: RNN) -> None:
-    x = normal(6, 3, 3)
-    state = random_state(one, 3)
-    state = state if len(state) > 1 else state[0]
-    torch.testing.assert_close(one(x, state), other(x, state), rtol=1e-12, atol=1e-12)
-
-
-def make(name: str, **options) -> RNN:
-    rnn = RNN(name, 3, 4, dtype=F64, **options)
-    shake(rnn, seed=sum(map(ord, name)))
-    return rnn
+# -- equalities between cells ------------------------------------------------------------------
 
 
 def test_peepholes_of_zero_are_an_lstm():
@@ -76,10 +53,10 @@ def test_the_layer_norm_takes_scale_and_shift_away_over_all_gates_together():
     want = rnn(x)[0]
     with torch.no_grad():
         rnn.weight_ih_l0.mul_(3)
-        rnn.weight_hh_l0.mul_(0.2).add_(0.7)  # every row alike: U h moves by one number
+        rnn.weight_hh_l0.mul_(0.2).add_(0.7)  # equal rows: U h is shifted by one number
     torch.testing.assert_close(rnn(x)[0], want)
     with torch.no_grad():
-        rnn.gate_weights()["f"].weight_hh.mul_(3)  # one gate alone is seen
+        rnn.gate_weights()["f"].weight_hh.mul_(3)  # the norm does not hide a change of one gate
     assert not torch.allclose(rnn(x)[0], want)
 
 
@@ -140,11 +117,11 @@ def test_gate_weights_are_views_in_declared_order(name, gates):
         rnn.gate_weights(2)
 
 
-# -- the question that started the project -----------------------------------------------------
+# -- the hand-written cell of i2h and h2h ------------------------------------------------------
 
 
 class HandWritten(nn.Module):
-    """The cell as it was: two linear layers, rows in the order i, f, o, g."""
+    """The hand-written cell: two linear layers, rows in the order i, f, o, g."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

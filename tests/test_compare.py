@@ -110,10 +110,10 @@ def test_read_runs_gives_a_row_a_run_with_every_config_key(tmp_path):
     [
         ("result.json", '{"status": "done", ', "not readable JSON"),
         ("result.json", '{"status": "done"}', "lacks cell, init"),
-        ("result.json", "[]", "no mapping"),
+        ("result.json", "[]", "does not hold a mapping"),
         ("result.json", '{"status": "finished"}', "'finished'"),
         ("config.yaml", "cell: {name: ", "not readable YAML"),
-        ("config.yaml", "", "no mapping"),
+        ("config.yaml", "", "does not hold a mapping"),
         ("config.yaml", None, "not readable YAML"),
     ],
 )
@@ -289,14 +289,14 @@ def test_settings_that_never_meet_make_no_pairs(tmp_path):
         sweep(tmp_path, {"gru": [0.1]}, **{"optimizer.lr": lr + 1})
     comparison = table_of(tmp_path, baseline="lstm")
     assert row(comparison, cell="gru")["pairs"] == 0
-    assert "none were found" in " ".join(comparison.tables[0].notes)
+    assert "there are no such pairs" in " ".join(comparison.tables[0].notes)
 
 
 def test_a_wrong_baseline_names_the_nearest(tmp_path):
     sweep(tmp_path, {"lstm": [0.1], "gru": [0.2]})
     with pytest.raises(CompareError, match="did you mean 'lstm'"):
         table_of(tmp_path, baseline="lstn")
-    with pytest.raises(CompareError, match="not compared"):
+    with pytest.raises(CompareError, match="not a key of --by"):
         table_of(tmp_path, baseline="init=torch")
 
 
@@ -549,7 +549,25 @@ def test_numbers_are_never_cut(tmp_path, width):
 def test_a_key_that_was_not_swept_cannot_be_selected(tmp_path):
     make_run(tmp_path, seed=0)
     make_run(tmp_path, seed=1)
-    with pytest.raises(CompareError, match="one value of it only"):
+    with pytest.raises(CompareError, match="runs of one value only"):
         compare(tmp_path, select="optimizer.lr", draw=False)
     with pytest.raises(CompareError, match=r"did you mean 'optimizer\.lr'"):
         compare(tmp_path, select="lr", draw=False)
+
+
+def test_runs_on_a_cpu_and_a_gpu_are_pairs(tmp_path):
+    for cell, device in (("lstm", "cpu"), ("gru", "gpu")):
+        for seed in range(3):
+            make_run(tmp_path, 0.5 + 0.1 * seed, seed=seed, cell=cell, **{
+                "trainer.accelerator": device, "trainer.devices": 1,
+            })  # fmt: skip
+    assert row(table_of(tmp_path, baseline="lstm"), cell="gru")["pairs"] == 3
+
+
+def test_runs_of_another_world_size_are_no_pairs(tmp_path):
+    for cell, ranks in (("lstm", 1), ("gru", 1), ("gru", 2)):
+        for seed in range(2):
+            make_run(tmp_path, 0.5 + 0.1 * seed, seed=seed, cell=cell,
+                     result={"world_size": ranks}, **{"trainer.devices": ranks})  # fmt: skip
+    compared = row(table_of(tmp_path, baseline="lstm"), cell="gru")
+    assert (compared["n"], compared["pairs"]) == (4, 2)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import CASES, SIZES, STACKS, build
 from helpers import (
     F64,
+    assert_equal,
     assert_packed_is_alone,
     assert_same,
     everything,
@@ -23,7 +25,6 @@ from helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from references import REFERENCES
-from test_contract import CASES, SIZES, STACKS, build
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -91,13 +92,6 @@ def both(cell, options, stack, steps=9, batch=2):
         torch.manual_seed(0)  # of masks that a projection draws
         results.append(everything(*rnn(x, in_form(state)), inputs))
     return results
-
-
-def assert_equal(got, want):
-    """To rounding: a test cell may grow without bound, so relative to its size."""
-    assert got.keys() == want.keys()
-    for name in want:
-        torch.testing.assert_close(got[name], want[name], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.usefixtures("_as_plain_functions")

@@ -5,11 +5,20 @@ import types
 
 import pytest
 import torch
-from helpers import F64, everything, in_form, normal, random_state, shake, tensors, with_gradient
+from cases import CASES, build
+from helpers import (
+    F64,
+    assert_equal,
+    everything,
+    in_form,
+    normal,
+    random_state,
+    shake,
+    tensors,
+    with_gradient,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled import assert_equal
-from test_contract import CASES, build
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from cellzoo import RNN, GatedCell, build_cell, list_cells

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
+from cases import CASES, Decaying, Dropping
 from helpers import (
     F64,
     assert_packed_is_alone,
@@ -22,7 +23,6 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_contract import CASES, Decaying, Dropping
 
 from cellzoo import RNN, Extra, GatedCell, State, build_cell, list_cells
 from cellzoo.engines import EngineError

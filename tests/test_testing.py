@@ -54,7 +54,7 @@ class WrongSign(LSTM):
 def test_a_wrong_sign():
     said = against("lstm", WrongSign)
     assert "differs first in step 0, sequence 0, unit 0" in said
-    assert "does with the sign of gate f's pre-activation turned" in said
+    assert "does with gate f's pre-activation negated" in said
 
 
 class SwappedGates(LSTM):
@@ -102,7 +102,7 @@ class WrongPeephole(PeepholeLSTM):
 
 
 def test_an_extra_parameter_of_the_wrong_sign():
-    assert "with the sign of peephole_i turned" in against("peephole_lstm", WrongPeephole)
+    assert "with peephole_i negated" in against("peephole_lstm", WrongPeephole)
 
 
 def test_another_order_of_reset_and_product():
@@ -125,7 +125,7 @@ def test_a_reference_of_other_states_is_refused():
         return state[0], state[:1]
 
     said = failure("equals_its_reference", "lstm", reference=stateless)
-    assert said == "the reference gives 1 states, the cell has 2"
+    assert said == "the reference returns 1 states, the cell has 2"
     assert "references/gru.py:" in against("gru", "lstm")  # what it raises, with its line
 
 
@@ -182,8 +182,8 @@ class Remembering(LSTM):
 
 def test_state_hidden_in_python():
     said = failure("determinism", Remembering)
-    assert "the same call, repeated" in said
-    assert "something that the cell keeps on itself" in said
+    assert "The same call was repeated" in said
+    assert "an attribute of the cell that a call changes" in said
 
 
 class Noisy(LSTM):
@@ -206,7 +206,7 @@ def test_an_impure_update_does_not_build_and_nothing_else_is_checked():
     first, *others = run_checks(Subject(NoisyUpdate))
     assert first.outcome == "failed"
     assert {(each.outcome, each.message) for each in others} == {
-        ("not checked", "it does not build")
+        ("not checked", "the cell cannot be built")
     }
 
 
@@ -284,7 +284,7 @@ class InDoublePrecision(LSTM):
 
 
 def test_lost_precision_and_another_dtype():
-    assert "output in torch.float32 is 0." in failure("dtypes", Imprecise)
+    assert "output in torch.float32 has a relative error of 0." in failure("dtypes", Imprecise)
     assert "torch.float64" in failure("builds", InDoublePrecision)
 
 
@@ -374,7 +374,9 @@ def test_the_papers_init(monkeypatch):
         "identity",
         inits.Scheme(lambda block, _: block.fill_(1), "glorot", "zeros"),
     )
-    with pytest.raises(ConformanceError, match="weight_hh is not what the scheme 'identity'"):
+    with pytest.raises(
+        ConformanceError, match="weight_hh does not hold the values of the scheme 'identity'"
+    ):
         run_check(NAMES["presets"], subject)
 
 
@@ -499,7 +501,7 @@ def test_as_a_user(tmp_path):
     [
         (["check", "lstn"], "did you mean 'lstm'?"),
         (["check", "no*"], "no cell matches 'no*'"),
-        (["check", "nothing.py"], "plugin nothing.py is not there"),
+        (["check", "nothing.py"], "plugin nothing.py does not exist"),
         (["check", "paper.py"], "paper.py registers no cell"),
         (["check", "lstm", "--reference", "nothing.py"], "there is no such Python file"),
         (["check", "lstm", "--reference", "paper.py"], "has no function called lstm"),

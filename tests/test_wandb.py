@@ -1,42 +1,14 @@
 """W&B offline: each run its own, in agreement with the files, and nothing sent anywhere."""
 
-import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from commands import as_a_user, metrics, result_of, results_in
+from commands import as_a_user, inspect, metrics, result_of, results_in
 
 from cellzoo.cli import main
 
 TINY = ["task=digits", "hidden_size=4", "trainer.max_epochs=2", "engine=loop"]
-
-
-def inspect(run: Path) -> dict:
-    """A run's offline file, read by W&B's own tool: config, summary and history."""
-    (file,) = run.rglob("run-*.wandb")
-    tool = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
-    said = subprocess.run(
-        [tool, "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True
-    )
-    found: dict = {"config": {}, "summary": {}, "history": [], "exit": None, "text": said.stdout}
-    for line in said.stdout.splitlines():
-        record = json.loads(line)
-        kind = record["type"]
-        if kind == "run":
-            found["run"] = record["run"]
-            found["config"] |= record["run"]["config"]["update"]
-        elif kind == "config":
-            found["config"] |= record["config"].get("update", {})
-        elif kind == "history":
-            found["history"].append(record["history"]["item"])
-        elif kind == "summary":
-            found["summary"] |= record["summary"].get("update", {})
-        elif kind == "exit":
-            found["exit"] = record["exit"].get("exit_code", 0)
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Measure cells by engines, beside torch.nn and other packages."""
+"""Measuring cells on engines, beside torch.nn and other packages."""
 
 from cellzoo.bench.command import main
 from cellzoo.bench.errors import BenchError

@@ -1,4 +1,4 @@
-"""`cellzoo bench`: the arguments of a benchmark."""
+"""`cellzoo bench`: the command-line arguments of a benchmark."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ from cellzoo.engines import ENGINES
 from cellzoo.names.registry import nearest
 from cellzoo.system.threads import on_threads
 
-#: By device: the engines that may run there.
+#: The engines of each device.
 ENGINES_OF = {"cpu": [name for name in ENGINES if name != "persistent"], "cuda": [*ENGINES]}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `cellzoo bench` with `argv`.
+    """Run `cellzoo bench`.
 
     Returns:
-        0; 1 where a registered cell failed (with --warm: one that was asked for by name).
+        The exit status: 1 if a registered cell failed (with --warm: a cell in `argv`), else 0.
 
     Raises:
-        BenchError, UnknownNameError: an argument makes no sense.
+        BenchError, UnknownNameError: An argument is wrong.
     """
-    said = _parser().parse_args(argv)
-    chosen = _cells(said.cells)
+    options = _parser().parse_args(argv)
+    names = _cells(options.cells)
     threads = _positive(
-        "--threads", torch.get_num_threads() if said.threads is None else said.threads
+        "--threads", torch.get_num_threads() if options.threads is None else options.threads
     )
-    if said.warm:
-        failed = warm(chosen, lambda line: print(line, flush=True), processes=threads)
-        return int(any(name in failed for name in said.cells))
-    _known("dtype", said.dtype, DTYPES)
-    _known("device", said.device, ENGINES_OF)
-    engines = said.engine.split(",") if said.engine else ENGINES_OF[said.device]
+    if options.warm:
+        failed = warm(names, lambda line: print(line, flush=True), processes=threads)
+        return int(any(name in failed for name in options.cells))
+    _known("dtype", options.dtype, DTYPES)
+    _known("device", options.device, ENGINES_OF)
+    engines = options.engine.split(",") if options.engine else ENGINES_OF[options.device]
     for engine in engines:
         _known("engine", engine, ENGINES)
-    if said.device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device cuda: torch sees no CUDA device")
-    shapes = [Shape.parse(text) for text in said.shape] or SHAPES
-    rounds = _positive("--repeats", said.repeats)
-    out = _folder(said.out)
+    shapes = [Shape.parse(text) for text in options.shape] or SHAPES
+    rounds = _positive("--repeats", options.repeats)
+    out = _folder(options.out)
     with on_threads(threads):
         rows = bench(
-            chosen,
+            names,
             list(dict.fromkeys(engines)),
             list(dict.fromkeys(shapes)),
-            dtype=DTYPES[said.dtype],
-            device=said.device,
+            dtype=DTYPES[options.dtype],
+            device=options.device,
             rounds=rounds,
-            seed=said.seed,
-            with_peers=not said.no_peers,
-            say=_say,
+            seed=options.seed,
+            with_peers=not options.no_peers,
+            progress=_show_progress,
         )
-    _say("")
+    _show_progress("")
     report(rows, out)
     return int((rows["engine"].isin(list(ENGINES)) & (rows["status"] == "failed")).any())
 
@@ -73,17 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellzoo bench",
-        description="Time, memory and arithmetic of cells by engines, beside torch.nn's layers and "
-        "those of torchrecurrent, Keras, haste and flashrnn where they are installed.",
+        description="Measure time, memory and arithmetic of cells on engines, beside the layers of "
+        "torch.nn and, if installed, torchrecurrent and Keras.",
         epilog="example: cellzoo bench lstm 'gru*' --engine native,compiled --shape 100,32,64,64",
     )
     parser.add_argument(
-        "cells", nargs="*", metavar="CELL", help="names, or patterns like '*lstm*' (default: all)"
+        "cells",
+        nargs="*",
+        metavar="CELL",
+        help="names, or patterns such as '*lstm*' (default: all)",
     )
     parser.add_argument(
         "--engine",
         metavar="NAMES",
-        help=f"of {','.join(ENGINES)} (default: all that the device has)",
+        help=f"some of {','.join(ENGINES)} (default: all engines of the device)",
     )
     parser.add_argument(
         "--shape",
@@ -98,36 +101,38 @@ def _parser() -> argparse.ArgumentParser:
         "--threads",
         type=int,
         metavar="N",
-        help="of torch, or with --warm, cells compiled at once (default: torch's own number)",
+        help="threads of torch, or with --warm, cells compiled in parallel (default: as torch)",
     )
     parser.add_argument(
         "--repeats", type=int, default=9, metavar="N", help="rounds (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order within the rounds")
-    parser.add_argument("--no-peers", action="store_true", help="torch.nn and no other package")
-    parser.add_argument("--out", help="where files go (default: bench/<date>-<time>)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order within the rounds")
+    parser.add_argument(
+        "--no-peers", action="store_true", help="measure torch.nn and no other package"
+    )
+    parser.add_argument("--out", help="the directory of the output (default: bench/<date>-<time>)")
     parser.add_argument(
         "--warm",
         action="store_true",
-        help="measure nothing: compile the cells, so that later runs find them compiled",
+        help="compile the cells for later runs, and measure nothing",
     )
     return parser
 
 
 def _cells(patterns: Sequence[str]) -> list[str]:
-    """The cells that were asked for, each once."""
-    found: list[str] = []
+    """Return the names that match the patterns, without duplicates."""
+    names: list[str] = []
     for pattern in patterns or ["*"]:
         matching = cells.names(pattern)
         if not matching:
-            cells[pattern]  # for a name: the error that names the nearest
-        found += matching
-    return list(dict.fromkeys(found))
+            cells[pattern]  # an unknown name raises with the nearest name
+        names += matching
+    return list(dict.fromkeys(names))
 
 
-def _known(what: str, name: str, names: Collection[str]) -> None:
+def _known(kind: str, name: str, names: Collection[str]) -> None:
     if name not in names:
-        raise BenchError(f"unknown {what} {name!r}: {nearest(name, names)}")
+        raise BenchError(f"unknown {kind} {name!r}: {nearest(name, names)}")
 
 
 def _positive(option: str, number: int) -> int:
@@ -137,15 +142,15 @@ def _positive(option: str, number: int) -> int:
 
 
 def _folder(out: str | None) -> Path:
-    """Where files go, looked at now: a long run must not end at one that cannot be written."""
+    """Return the output folder; an unwritable folder raises before the long measurement."""
     folder = Path(out or f"bench/{time.strftime('%Y%m%d-%H%M%S')}")
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise BenchError(f"--out {folder}: {there} is no folder that can be written to")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise BenchError(f"--out {folder}: {existing} is not a writable folder")
     return folder
 
 
-def _say(text: str) -> None:
-    """What goes on, on one line of a terminal; without a thread, which would cost the measured."""
+def _show_progress(text: str) -> None:
+    """Show progress on one line of a terminal, without a thread that would disturb the times."""
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What is measured: a cell by an engine, or another package's layer, at one shape."""
+"""The measured layers: a cell on an engine, or another package's layer, at one shape."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from cellzoo.nn.rnn import RNN
 
-#: A module and what applies it to its input; gives the outputs of all steps.
+#: A module, and a function that applies it to its input and returns the outputs of all steps.
 Layer = tuple[nn.Module, Callable[[], Tensor]]
 
 
 class Candidate(NamedTuple):
-    """What may take part: it has a name, and is built for each shape anew.
+    """A layer that can be built for any shape.
 
     Attributes:
-        name: as it is shown: "lstm", "torch.nn.LSTM".
-        cell: the registered name of the cell that it is.
+        name: the name in the tables: "lstm", "torch.nn.LSTM".
+        cell: the registered name of the cell.
         engine: the engine, or the package.
-        build: makes the layer for an input x (T, B, I) and a hidden size.
+        build: a function of an input x (T, B, I) and a hidden size that returns the layer.
     """
 
     name: str
@@ -33,9 +33,12 @@ class Candidate(NamedTuple):
 
 
 class Absent(NamedTuple):
-    """What does not take part, and why.
+    """A candidate or a package that is not measured.
 
-    status: "declined" (the engine or package cannot), "failed" (it raised), or "not installed".
+    Attributes:
+        name, cell, engine: as in `Candidate`.
+        status: "declined" (by the engine or package), "failed" (an exception), "not installed".
+        reason: the reason, on one line.
     """
 
     name: str
@@ -50,10 +53,10 @@ class Contender:
     """A candidate's layer with its input, at one shape.
 
     Attributes:
-        candidate: what it is of.
-        module: owns the parameters.
-        run: gives the outputs of all steps.
-        gradients: of outputs, by their shape; contenders share them, as they are large.
+        candidate: the candidate that was built.
+        module: the owner of the parameters.
+        run: a function that returns the outputs of all steps.
+        gradients: gradients of outputs, by shape; contenders share them to save memory.
     """
 
     candidate: Candidate
@@ -66,30 +69,30 @@ class Contender:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learned."""
+        """Return the number of trainable parameters."""
         return sum(parameter.numel() for parameter in self._parameters)
 
     @property
     def multiply_adds(self) -> int:
-        """The multiply-adds of the matrix products of one step of one sequence."""
+        """Return the multiply-adds of the matrix products of one time step of one sequence."""
         return multiply_adds(self.module)
 
     def call(self, kind: str) -> Callable[[], object]:
-        """What is timed, "forward" or "step", with the module put in its mode."""
+        """Set the mode of the module, and return the call to time: "forward" or "step"."""
         self.module.train(kind == "step")
         return self.train_step if kind == "step" else self.forward
 
     def forward(self) -> None:
-        """A forward pass as at inference: no gradient is wanted."""
+        """Run a forward pass without gradients, as at inference."""
         with torch.no_grad():
             self.run()
 
     def train_step(self) -> None:
-        """Forward and backward to the parameters, x taking no gradient.
+        """Run forward, and backward to the parameters; x takes no gradient.
 
-        It starts from a fixed dense gradient of the outputs, as a layer above would hand down:
-        a loss would add its own time, and the gradient of a plain sum is a tensor of stride 0,
-        which no training sees.
+        The backward pass starts from a fixed dense gradient of the outputs, as a layer above
+        would supply. A loss would add time of its own. The gradient of a plain sum is a tensor of
+        stride 0, which does not occur in training.
         """
         for parameter in self._parameters:
             parameter.grad = None
@@ -100,10 +103,10 @@ class Contender:
 
 
 def multiply_adds(module: nn.Module) -> int:
-    """Rows times columns of all matrices, each taken to be applied once a step.
+    """Return rows times columns of all matrices, each assumed to be applied once a time step.
 
-    By what is declared, alike for every package: parameters of two dimensions, but those that
-    are called a bias (Keras keeps the GRU's two in one).
+    A matrix is a two-dimensional parameter whose name does not contain "bias": Keras keeps the
+    two biases of a GRU in one parameter.
     """
     return sum(
         parameter.numel()
@@ -112,13 +115,13 @@ def multiply_adds(module: nn.Module) -> int:
     )
 
 
-def ours(cell: str, engine: str) -> Candidate:
-    """A registered cell by an engine; to build it raises EngineError where the engine cannot."""
+def registered(cell: str, engine: str) -> Candidate:
+    """Return a registered cell on an engine; `build` raises EngineError if the engine declines."""
     return Candidate(cell, cell, engine, partial(_rnn, cell, engine))
 
 
 def _rnn(cell: str, engine: str, x: Tensor, hidden_size: int) -> Layer:
     kind: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
     rnn = RNN(cell, x.shape[-1], hidden_size, engine=engine, **kind)
-    rnn.explain(x)  # raises where the engine declines this input
+    rnn.explain(x)  # raises if the engine declines this input
     return rnn, lambda: rnn(x)[0]

@@ -1,5 +1,5 @@
-"""What is wrong with a benchmark's arguments, said in one line."""
+"""The error of a benchmark's arguments."""
 
 
 class BenchError(ValueError):
-    """A benchmark that cannot be run; the message names the argument and what to do."""
+    """A benchmark is impossible; the message names the argument and the remedy."""

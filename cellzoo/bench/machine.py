@@ -1,4 +1,4 @@
-"""What a recorded time is worth nothing without: the machine, the versions, the day."""
+"""The origin of a recorded time: the machine, the versions and the day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import cellzoo
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """The columns that say where and by what this is measured."""
+    """Return the columns for the machine, the versions and the day."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": _processor(),
@@ -30,12 +30,12 @@ def machine(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def in_words(found: Mapping[Any, Any]) -> str:
-    """A machine on one line."""
+def describe(row: Mapping[Any, Any]) -> str:
+    """Return the machine, the versions and the day on one line."""
     return (
-        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads; "
-        f"{found['system']}; python {found['python']}, torch {found['torch']}, "
-        f"cellzoo {found['cellzoo']}; {found['date']}"
+        f"{row['processor']}, {row['cores']} cores, {row['threads']} threads; "
+        f"{row['system']}; python {row['python']}, torch {row['torch']}, "
+        f"cellzoo {row['cellzoo']}; {row['date']}"
     )
 
 
@@ -44,7 +44,7 @@ def _device(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """The processor's name, which platform.processor does not know on Linux."""
+    """Return the processor's name; on Linux, platform.processor does not return it."""
     listed = Path("/proc/cpuinfo")
     if listed.exists():
         for line in listed.read_text().splitlines():

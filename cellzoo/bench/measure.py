@@ -1,6 +1,6 @@
-"""Times by rounds: each contender once a round, in an order of its own each time.
+"""Times by rounds: in each round, every contender runs once, in random order.
 
-A machine that slows down or is disturbed then does so to all of them alike.
+A machine that slows down, or a disturbance, then affects all contenders alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
-LEAST = 0.03  # seconds: what one measurement takes at least, for the clock and the scheduler
+LEAST = 0.03  # seconds of a measurement, enough for the resolution of clock and scheduler
 
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 def seconds(call: Call, number: int, clock: Clock, wait: Call) -> float:
-    """The seconds that `number` calls take; `wait` returns when the device is done."""
+    """Return the seconds of `number` calls; `wait` returns when the device is idle."""
     wait()
     start = clock()
     for _ in range(number):
@@ -30,7 +30,7 @@ def seconds(call: Call, number: int, clock: Clock, wait: Call) -> float:
 
 
 def calibrate(call: Call, clock: Clock, wait: Call) -> int:
-    """How many calls make a measurement of at least `LEAST` seconds."""
+    """Return the number of calls for a measurement of at least `LEAST` seconds."""
     number = 1
     while (elapsed := seconds(call, number, clock, wait)) < LEAST:
         enough = math.ceil(1.2 * number * LEAST / elapsed) if elapsed > 0 else 10 * number
@@ -46,20 +46,20 @@ def interleaved(
     wait: Call = lambda: None,
     on_round: Callable[[int], object] = lambda number: None,
 ) -> dict[Key, list[float]]:
-    """The seconds of one call of each, in every round.
+    """Return the seconds of one call of each, in every round.
 
     Args:
-        calls: each gives, ready to run, what is then timed; each has run before.
-        rounds: measurements of each.
-        seed: of the order within the rounds.
+        calls: functions that prepare and return the call to time; each has run before.
+        rounds: the number of rounds.
+        seed: the seed of the order within the rounds.
         clock, wait: see `seconds`.
-        on_round: is told the number of each round as it begins.
+        on_round: a function that is called with the number of each round at the start.
     """
     generator = random.Random(seed)
     numbers = {key: calibrate(ready(), clock, wait) for key, ready in calls.items()}
     times: dict[Key, list[float]] = {key: [] for key in calls}
     gc.collect()
-    gc.freeze()  # a full collection within somebody's turn would last longer than the turn
+    gc.freeze()  # a full collection would take longer than a measurement
     try:
         for number in range(rounds):
             on_round(number)

@@ -1,4 +1,4 @@
-"""The peak memory of a call: the bytes of tensors that it holds at once."""
+"""The peak memory of a call: the largest number of bytes in tensors at one time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that `call` holds at once, above what was held before it.
+    """Return the largest number of bytes that `call` holds at one time, beyond earlier memory.
 
-    What torch's allocator gives out is seen, temporaries within operators too; on CUDA that is
-    torch.cuda.max_memory_allocated. Not seen are a library's own buffers (oneDNN's scratch that it
-    takes from the system, MKL's packed matrices, a compiled kernel's stack) and what the
-    allocator rounds up to or keeps. What `call` frees of earlier memory counts for nothing.
+    The number covers the allocations of torch's allocator, including temporaries within
+    operators; on CUDA it is torch.cuda.max_memory_allocated. It does not cover the buffers of
+    libraries (oneDNN's scratch memory, MKL's packed matrices, the stack of a compiled kernel), nor
+    the allocator's rounding and caching. Freeing earlier memory does not lower the number.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -33,38 +33,39 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 
 def _allocations(tree: Iterable[Any]) -> list[tuple[int, int, int]]:
-    """When, where and how many bytes (negative: freed), in order of time."""
-    found, left = [], list(tree)
-    while left:
-        event = left.pop()
-        left.extend(event.children)
+    """Return (time, address, bytes), negative bytes for a release, in order of time."""
+    allocations, events = [], list(tree)
+    while events:
+        event = events.pop()
+        events.extend(event.children)
         if event.tag.name == "Allocation":
             fields = event.extra_fields
-            found.append((event.start_time_ns, fields.ptr, fields.alloc_size))
-    return sorted(found, key=lambda each: each[0])
+            allocations.append((event.start_time_ns, fields.ptr, fields.alloc_size))
+    return sorted(allocations, key=lambda allocation: allocation[0])
 
 
 def _peak(allocations: Iterable[tuple[int, int, int]]) -> int:
+    """Return the largest number of live bytes."""
     live: dict[int, int] = {}
-    now = peak = 0
+    current = peak = 0
     for _, pointer, size in allocations:
         if size > 0:
             live[pointer] = size
-            now += size
-            peak = max(peak, now)
+            current += size
+            peak = max(peak, current)
         else:
-            now -= live.pop(pointer, 0)  # 0: it is older than the call
+            current -= live.pop(pointer, 0)  # 0: the memory is older than the call
     return peak
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The profiler writes a line on stderr for its start and its stop, past Python."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    """Silence stderr: the profiler writes a line to it at start and stop, from C++."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -1,4 +1,4 @@
-"""The training step's time over torch.nn.LSTM's: a panel a shape, a band a cell."""
+"""A plot of the training step's time relative to torch.nn.LSTM: one panel for each shape."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cellzoo.bench.shape import Shape
 from cellzoo.compare.plots import COLOURS, TEXT
 from cellzoo.engines import ENGINES
 
-LINE = 0.17  # inches: each contender has a line of its own, so that none lies over another
-MANY = 40  # lines, of which panels lie all beside each other: one can read across
+LINE = 0.17  # inches; each contender has a line of its own, so that no two overlap
+MANY = 40  # lines; above this number all panels share one row, for reading across
 
 Heights = dict[str, dict[str, float]]
 
 
 def plot(rows: pandas.DataFrame) -> Figure | None:
-    """The figure; None where torch.nn.LSTM, to which all is related, was not measured."""
+    """Return the figure, or None if the reference, torch.nn.LSTM, was not measured."""
     rows = rows[(rows["status"] == MEASURED) & rows["ratio"].notna()]
     if rows.empty:
         return None
     shapes = by_shape(rows)
-    looks = _looks(rows)
-    heights = _heights(rows, list(looks))
+    styles = _styles(rows)
+    heights = _heights(rows, list(styles))
     lines = sum(map(len, heights.values())) + len(heights)
     across = min(len(shapes), 6 if lines > MANY else 3)
     down = -(-len(shapes) // across)
@@ -40,9 +40,9 @@ def plot(rows: pandas.DataFrame) -> Figure | None:
     for number, axes in enumerate(panels):
         axes.set_visible(number < len(shapes))
         if number < len(shapes):
-            _panel(axes, *shapes[number], looks, heights)
+            _panel(axes, *shapes[number], styles, heights)
             axes.tick_params(labelbottom=number + across >= len(shapes))
-    labels = [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()]
+    labels = [Line2D([], [], linestyle="", label=name, **style) for name, style in styles.items()]
     figure.legend(
         handles=labels,
         loc="outside upper left",
@@ -59,27 +59,27 @@ def plot(rows: pandas.DataFrame) -> Figure | None:
     return figure
 
 
-def _looks(rows: pandas.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour and marker by engine, the same in every plot: ours round, torch.nn black."""
+def _styles(rows: pandas.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the colour and marker of each engine or package, the same in every plot."""
     *colours, black = COLOURS
-    others = [*ENGINES, *PACKAGES]
-    looks: dict[str, dict[str, Any]] = {
+    styles: dict[str, dict[str, Any]] = {
         name: {"color": colours[number % len(colours)], "marker": "o" if name in ENGINES else "D"}
-        for number, name in enumerate(others)
+        for number, name in enumerate([*ENGINES, *PACKAGES])
     }
-    looks[TORCH_NN] = {"color": black, "marker": "s"}
+    styles[TORCH_NN] = {"color": black, "marker": "s"}
     present = set(rows["engine"])
     order = [*ENGINES, TORCH_NN, *PACKAGES]
-    return {name: looks[name] | {"markersize": 5} for name in order if name in present}
+    return {name: styles[name] | {"markersize": 5} for name in order if name in present}
 
 
 def _panel(
     axes: Axes,
     shape: Shape,
     rows: pandas.DataFrame,
-    looks: Mapping[str, Mapping[str, Any]],
+    styles: Mapping[str, Mapping[str, Any]],
     heights: Heights,
 ) -> None:
+    """Draw one shape: for each contender a marker at the ratio and a line between quartiles."""
     axes.set_xscale("log")
     axes.axvline(1, color="0.4", linewidth=1)
     for number, lines in enumerate(heights.values()):
@@ -87,10 +87,10 @@ def _panel(
             top, bottom = min(lines.values()) - 1, max(lines.values()) + 1
             axes.axhspan(top, bottom, color="0.955", zorder=0, linewidth=0)
     for _, row in rows.iterrows():
-        look = looks[row["engine"]]
+        style = styles[row["engine"]]
         height = heights[row["cell"]][row["engine"]]
-        axes.plot([row["ratio_low"], row["ratio_high"]], [height] * 2, color=look["color"])
-        axes.plot(row["ratio"], height, **look)
+        axes.plot([row["ratio_low"], row["ratio_high"]], [height] * 2, color=style["color"])
+        axes.plot(row["ratio"], height, **style)
     middles = [sum(lines.values()) / len(lines) for lines in heights.values()]
     axes.set_yticks(middles, list(heights), fontsize=TEXT["tick"])
     axes.set_ylim(max(max(lines.values()) for lines in heights.values()) + 1, -1)
@@ -106,16 +106,16 @@ def _panel(
 
 
 def _heights(rows: pandas.DataFrame, engines: list[str]) -> Heights:
-    """Each contender's line by cell and engine: the cells with the fastest contender on top."""
+    """Return the line of each contender by cell and engine; the fastest cells are on top."""
     means = overall(rows)
-    found: Heights = {}
+    heights: Heights = {}
     line = 0.0
     for cell in dict.fromkeys(means["cell"]):
-        own = set(means.loc[means["cell"] == cell, "engine"])
-        found[cell] = {}
+        measured = set(means.loc[means["cell"] == cell, "engine"])
+        heights[cell] = {}
         for engine in engines:
-            if engine in own:
-                found[cell][engine] = line
+            if engine in measured:
+                heights[cell][engine] = line
                 line += 1
-        line += 1  # a free one between cells
-    return found
+        line += 1  # a free line between cells
+    return heights

@@ -1,4 +1,4 @@
-"""A benchmark's report: the terminal, a CSV, a Markdown file and a plot."""
+"""The report of a benchmark: on the terminal, as CSV, as Markdown and as a plot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas
 
-from cellzoo.bench.machine import in_words
+from cellzoo.bench.machine import describe
 from cellzoo.bench.plot import plot
 from cellzoo.bench.results import MEASURED, by_shape
 from cellzoo.bench.table import markdown, print_tables
@@ -16,7 +16,15 @@ from cellzoo.system.files import write_whole
 
 
 def report(rows: pandas.DataFrame, out: Path) -> list[Path]:
-    """Print what `bench` measured, and write bench.csv, bench.md, bench.png and bench.svg."""
+    """Print the measurements and write bench.csv, bench.md, bench.png and bench.svg.
+
+    Args:
+        rows: the frame that `bench` returns.
+        out: the output folder.
+
+    Returns:
+        The paths of the written files.
+    """
     console = wide_console()
     head = _head(rows)
     console.print("\n".join(head), "", sep="\n", markup=False, highlight=False)
@@ -39,14 +47,14 @@ def report(rows: pandas.DataFrame, out: Path) -> list[Path]:
 
 
 def _head(rows: pandas.DataFrame) -> list[str]:
-    """Where, by what and how often this was measured."""
+    """Return the lines on the machine, the dtype, the rounds and the versions."""
     measured = rows[rows["status"] == MEASURED]
     first = measured.iloc[0].to_dict()
     shapes = len(by_shape(measured))
-    beside = measured.dropna(subset="version").drop_duplicates("engine")
-    versions = [f"{row['engine']} {row['version']}" for _, row in beside.iterrows()]
+    packages = measured.dropna(subset="version").drop_duplicates("engine")
+    versions = [f"{row['engine']} {row['version']}" for _, row in packages.iterrows()]
     return [
-        in_words(first),
+        describe(first),
         f"{first['dtype']} on {first['device']}, {shapes} shape{'s' * (shapes != 1)}, "
-        f"{first['rounds']} rounds" + "".join(f", {each}" for each in versions),
+        f"{first['rounds']} rounds" + "".join(f", {version}" for version in versions),
     ]

@@ -1,4 +1,4 @@
-"""The columns of a benchmark's table, and means over its shapes."""
+"""The columns of a benchmark's table, and means over the shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cellzoo.bench.contenders import Absent, Contender
 from cellzoo.bench.shape import Shape
 
 MEASURED = "measured"
-#: Columns that are whole numbers, or nothing.
+#: The columns of whole numbers; they may be empty.
 WHOLE = (*Shape._fields, "parameters", "multiply_adds", "peak_bytes", "rounds")
 RATIOS = ("ratio", "ratio_per_multiply_add")
 
@@ -28,39 +28,44 @@ def row(
     matrix_rate: float,
     baseline: tuple[Contender, Sequence[float]] | None,
 ) -> dict[str, object]:
-    """One contender at one shape.
+    """Return the columns of one contender at one shape.
 
     Args:
+        contender: the measured layer.
+        shape: the sizes.
         first: the seconds of the first forward pass and training step, compilation included.
-        peak: the bytes that a training step holds at once.
-        forward, step: the seconds of each in every round.
-        matrix_rate: floating-point operations a second of a large matrix product.
-        baseline: torch.nn.LSTM and the seconds of its training step in every round.
+        peak: the peak memory of a training step in bytes.
+        forward, step: the seconds of a forward pass and of a training step in every round.
+        matrix_rate: the floating-point operations per second of a large matrix product.
+        baseline: torch.nn.LSTM and the seconds of a training step in every round.
 
     Returns:
-        Times are medians over the rounds, `_low` and `_high` their quartiles. `matrix_share`:
-        the 6·T·B·multiply_adds floating-point operations of a training step (2 a multiply-add,
-        forward and twice backward; the gradient of x, which a first layer does not take, counts
-        too, so it is an upper bound) over time and matrix_rate. `ratio`: the median over the
-        rounds of the step's time over torch.nn.LSTM's in the same round; `ratio_per_multiply_add`:
-        the same over the ratio of the two's multiply-adds.
+        The columns by name. Times are medians over the rounds; `_low` and `_high` are quartiles.
+
+        - `matrix_share`: the floating-point operations of a training step over time and
+          matrix_rate. The operations are 6·T·B·multiply_adds: 2 for each multiply-add, once
+          forward and twice backward. This is an upper bound, since it counts the gradient of x,
+          which a first layer does not compute.
+        - `ratio`: the median over the rounds of the training step's time relative to
+          torch.nn.LSTM in the same round.
+        - `ratio_per_multiply_add`: `ratio` over the ratio of the multiply-adds.
     """
     name, cell, engine, _ = contender.candidate
-    times = [_quartiles(numpy.asarray(each) * 1e3) for each in (forward, step)]
-    tokens = shape.steps * shape.batch / (times[1][1] / 1e3)
+    forward_ms, step_ms = (_quartiles(numpy.asarray(times) * 1e3) for times in (forward, step))
+    tokens = shape.steps * shape.batch / (step_ms[1] / 1e3)
     flops = 6 * contender.multiply_adds * tokens
     ratio, per_multiply_add = (numpy.nan,) * 3, numpy.nan
     if baseline is not None:
-        other, its_step = baseline
-        ratio = _quartiles(numpy.asarray(step) / numpy.asarray(its_step))
+        lstm, lstm_step = baseline
+        ratio = _quartiles(numpy.asarray(step) / numpy.asarray(lstm_step))
         if contender.multiply_adds:
-            per_multiply_add = ratio[1] * other.multiply_adds / contender.multiply_adds
+            per_multiply_add = ratio[1] * lstm.multiply_adds / contender.multiply_adds
     return {
         **_identity(name, cell, engine, MEASURED, "", shape),
         "parameters": contender.parameters,
         "multiply_adds": contender.multiply_adds,
-        **_columns("forward_ms", times[0]),
-        **_columns("step_ms", times[1]),
+        **_columns("forward_ms", forward_ms),
+        **_columns("step_ms", step_ms),
         "tokens_per_second": tokens,
         "peak_bytes": peak,
         "first_seconds": first,
@@ -74,29 +79,30 @@ def row(
 
 
 def absent_row(absent: Absent, shape: Shape | None) -> dict[str, object]:
-    """What does not take part at a shape, or (None) at any."""
+    """Return the columns of an absent contender at one shape, or (None) at every shape."""
     return _identity(*absent, shape)
 
 
 def by_shape(rows: pandas.DataFrame) -> list[tuple[Shape, pandas.DataFrame]]:
-    """The rows of each shape, as they follow each other."""
+    """Return the rows of each shape, in the order of the rows."""
     groups: Any = rows.groupby(list(Shape._fields), sort=False)
     return [(Shape(*map(int, sizes)), group) for sizes, group in groups]
 
 
 def overall(rows: pandas.DataFrame) -> pandas.DataFrame:
-    """Geometric means of the ratios over the shapes, a row a contender, the fastest first.
+    """Return geometric means of the ratios over the shapes, one row for each contender.
 
-    `shapes`: over how many; a mean over fewer is not comparable with one over all.
+    The fastest contender comes first. The column `shapes` is the number of shapes; means over
+    different shapes are not comparable.
     """
     measured = rows[rows["status"] == MEASURED]
-    found = [
+    means = [
         {"contender": name, "cell": cell, "engine": engine}
         | {column: _geometric_mean(group[column]) for column in RATIOS}
         | {"shapes": len(group)}
         for (name, cell, engine), group in measured.groupby(["contender", "cell", "engine"])
     ]
-    return pandas.DataFrame(found).sort_values("ratio", kind="stable", ignore_index=True)
+    return pandas.DataFrame(means).sort_values("ratio", kind="stable", ignore_index=True)
 
 
 def _geometric_mean(values: pandas.Series) -> float:
@@ -106,8 +112,8 @@ def _geometric_mean(values: pandas.Series) -> float:
 def _identity(
     name: str, cell: str, engine: str, status: str, reason: str, shape: Shape | None
 ) -> dict[str, object]:
-    who = {"contender": name, "cell": cell, "engine": engine, "status": status, "reason": reason}
-    return who | (dict.fromkeys(Shape._fields, pandas.NA) if shape is None else shape._asdict())
+    names = {"contender": name, "cell": cell, "engine": engine, "status": status, "reason": reason}
+    return names | (dict.fromkeys(Shape._fields, pandas.NA) if shape is None else shape._asdict())
 
 
 def _quartiles(values: numpy.ndarray) -> tuple[float, float, float]:

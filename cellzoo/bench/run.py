@@ -1,4 +1,4 @@
-"""A benchmark from cells, engines and shapes to a table of measurements."""
+"""The benchmark: from cells, engines and shapes to a table of measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cellzoo.bench import peers
-from cellzoo.bench.contenders import Absent, Candidate, Contender, ours
+from cellzoo.bench.contenders import Absent, Candidate, Contender, registered
 from cellzoo.bench.errors import BenchError
 from cellzoo.bench.machine import machine
 from cellzoo.bench.measure import Call, interleaved
@@ -22,10 +22,10 @@ from cellzoo.bench.shape import Shape
 from cellzoo.engines import CompileError, EngineError
 from cellzoo.engines.errors import in_one_line
 
-Say = Callable[[str], object]
+Progress = Callable[[str], object]
 
 KINDS = ("forward", "step")
-#: The side of the square product that stands for the machine's own matrix rate.
+#: The side of the square matrices that measure the machine's matrix rate.
 SIDE = {"cpu": 2048, "cuda": 8192}
 
 
@@ -39,42 +39,44 @@ def bench(
     rounds: int = 9,
     seed: int = 0,
     with_peers: bool = True,
-    say: Say = lambda text: None,
+    progress: Progress = lambda text: None,
 ) -> pandas.DataFrame:
-    """Measure every cell by every engine at every shape, beside torch.nn and other packages.
+    """Measure every cell on every engine at every shape, beside torch.nn and other packages.
 
     Args:
         cells, engines: registered names.
-        shapes: measured one after the other.
-        dtype, device: of input and parameters.
-        rounds: measurements of each contender, in an order of its own each time.
-        seed: of the orders, the inputs and the parameters.
-        with_peers: whether other packages than torch.nn take part.
-        say: is told what goes on.
+        shapes: the shapes, measured in turn.
+        dtype, device: the type of input and parameters.
+        rounds: the measurements of each contender, in a random order in each round.
+        seed: the seed of the orders, the inputs and the parameters.
+        with_peers: whether packages besides torch.nn take part.
+        progress: a function that is called with a line of text before each part.
 
     Returns:
-        A row for each contender and shape, what does not take part included, with its reason;
-        `results.row` has the columns.
+        One row for each contender and shape, with the columns of `results.row`. Absent
+        contenders have a row with the reason.
 
     Raises:
-        BenchError: not one of them could be measured.
+        BenchError: Nothing could be measured.
     """
-    where = torch.device(device)
-    found, missing = peers.others(cells, where) if with_peers else ([], [])
-    mine = [ours(cell, engine) for cell in cells for engine in engines]
-    candidates = [*mine, *peers.torch_nn(), *found]
+    target = torch.device(device)
+    others, missing = peers.others(cells) if with_peers else ([], [])
+    own = [registered(cell, engine) for cell in cells for engine in engines]
+    candidates = [*own, *peers.torch_nn(), *others]
     rows = []
     for number, shape in enumerate(shapes, 1):
-        say_here = partial(_say, say, f"shape {number} of {len(shapes)} ({shape})")
+        place = f"shape {number} of {len(shapes)} ({shape})"
         torch.manual_seed(seed)
-        x = torch.randn(shape[:3]).to(where, dtype)
-        rows += _at(shape, x, candidates, rounds, seed, say_here)
+        x = torch.randn(shape[:3]).to(target, dtype)
+        rows += _at(
+            shape, x, candidates, rounds, seed, lambda text, p=place: progress(f"{p}: {text}")
+        )
     rows += [absent_row(absent, None) for absent in missing]
-    if not any(each["status"] == MEASURED for each in rows):
+    if not any(measurement["status"] == MEASURED for measurement in rows):
         raise BenchError(f"nothing could be measured: {rows[0]['contender']}: {rows[0]['reason']}")
     frame = pandas.DataFrame(rows).astype(dict.fromkeys(WHOLE, "Int64"))
     version = frame["engine"].map(peers.version)
-    return frame.assign(version=version, dtype=str(dtype).removeprefix("torch."), **machine(where))
+    return frame.assign(version=version, dtype=str(dtype).removeprefix("torch."), **machine(target))
 
 
 def _at(
@@ -83,16 +85,16 @@ def _at(
     candidates: Sequence[Candidate],
     rounds: int,
     seed: int,
-    say: Say,
+    progress: Progress,
 ) -> list[dict[str, object]]:
-    """The rows of one shape: first calls, peak memory, then times."""
+    """Return the rows of one shape: measure first calls, then peak memory, then times."""
     contenders: list[Contender] = []
     gradients: dict[torch.Size, Tensor] = {}
     first: dict[Contender, float] = {}
     peak: dict[Contender, int] = {}
     rows = []
     for candidate in candidates:
-        say(f"first call of {candidate.name} ({candidate.engine})")
+        progress(f"first call of {candidate.name} ({candidate.engine})")
         try:
             contender = Contender(candidate, *candidate.build(x, shape.hidden_size), gradients)
             start = time.perf_counter()
@@ -102,11 +104,13 @@ def _at(
             first[contender] = time.perf_counter() - start
             peak[contender] = peak_bytes(contender.call("step"), x.device)
             contenders.append(contender)
-        except Exception as error:  # one that fails must not cost the others their run
+        except Exception as error:  # a failure must not end the measurement of the others
             rows.append(absent_row(_absent(candidate, error), shape))
     multiply, operations = _product(x)
     calls: dict[tuple[Contender | None, str], Callable[[], Call]] = {
-        (each, kind): partial(each.call, kind) for each in contenders for kind in KINDS
+        (contender, kind): partial(contender.call, kind)
+        for contender in contenders
+        for kind in KINDS
     }
     calls[None, ""] = lambda: multiply
     times = interleaved(
@@ -114,7 +118,7 @@ def _at(
         rounds,
         seed,
         wait=partial(_wait, x),
-        on_round=lambda number: say(f"round {number + 1} of {rounds}"),
+        on_round=lambda number: progress(f"round {number + 1} of {rounds}"),
     )
     baseline = next((c for c in contenders if c.candidate.name == peers.BASELINE), None)
     rows += [
@@ -134,14 +138,14 @@ def _at(
 
 
 def _product(x: Tensor) -> tuple[Call, int]:
-    """A large square matrix product of x's kind, and its floating-point operations."""
+    """Return a large matrix product with x's device and dtype, and the number of operations."""
     side = SIDE[x.device.type]
     a, b, out = (torch.randn(side, side).to(x.device, x.dtype) for _ in range(3))
     return lambda: torch.mm(a, b, out=out), 2 * side**3
 
 
 def _absent(candidate: Candidate, error: Exception) -> Absent:
-    """Why a candidate does not take part, in words that do not repeat its name."""
+    """Return the reason for a candidate's absence, without repeating the candidate's name."""
     declined = isinstance(error, EngineError) and not isinstance(error, CompileError)
     reason = in_one_line(error)
     reason = reason.removeprefix(f"engine {candidate.engine!r} cannot run {candidate.cell}: ")
@@ -150,10 +154,6 @@ def _absent(candidate: Candidate, error: Exception) -> Absent:
 
 
 def _wait(x: Tensor) -> None:
-    """Return when x's device has done what was asked of it."""
+    """Wait until x's device is idle."""
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
-
-
-def _say(say: Say, where: str, text: str) -> None:
-    say(f"{where}: {text}")

@@ -8,7 +8,7 @@ from cellzoo.bench.errors import BenchError
 
 
 class Shape(NamedTuple):
-    """T steps, B sequences, I wide, H units."""
+    """T time steps, B sequences, input size I and hidden size H."""
 
     steps: int
     batch: int
@@ -17,10 +17,16 @@ class Shape(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """A shape as it is typed, `100,32,64,64`.
+        """Parse T,B,I,H from the command line.
 
         Raises:
-            BenchError: it is not four whole numbers above zero.
+            BenchError: The text is not four positive whole numbers.
+
+        Examples:
+            >>> Shape.parse("100,32,64,128")
+            Shape(steps=100, batch=32, input_size=64, hidden_size=128)
+            >>> str(Shape.parse("100,32,64,128"))
+            'T 100 · B 32 · I 64 · H 128'
         """
         try:
             sizes = [int(part) for part in text.split(",")]
@@ -28,7 +34,7 @@ class Shape(NamedTuple):
             sizes = []
         if len(sizes) != 4 or min(sizes) < 1:
             raise BenchError(
-                f"--shape is T,B,I,H, four whole numbers above zero as 100,32,64,64, not {text!r}"
+                f"--shape takes four positive whole numbers T,B,I,H, e.g. 100,32,64,64, not {text!r}"
             )
         return cls(*sizes)
 
@@ -36,7 +42,7 @@ class Shape(NamedTuple):
         return f"T {self.steps} · B {self.batch} · I {self.input_size} · H {self.hidden_size}"
 
 
-#: JSB Chorales; three widths of a usual batch; a language model's; an image by pixels.
+#: JSB Chorales, a common batch at three hidden sizes, a language model, an image by pixels.
 SHAPES = (
     Shape(60, 8, 88, 36),
     Shape(100, 32, 64, 64),

@@ -1,4 +1,4 @@
-"""A benchmark's tables, as the terminal and as Markdown show them."""
+"""The tables of a benchmark, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTES = (
 
 
 class Table(NamedTuple):
-    """A table in text; the first `names` columns are words, the others numbers."""
+    """A table of text; the first `names` columns are words, the others numbers."""
 
     title: str
     header: Sequence[str]
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 
 
 def tables(rows: pandas.DataFrame) -> Iterator[Table]:
-    """A table for each shape, the fastest first; then means over them, and what is absent."""
+    """Yield a table for each shape, the fastest first, then the means and the absent contenders."""
     measured = rows[rows["status"] == MEASURED]
     shapes = by_shape(measured)
     for shape, at in shapes:
@@ -48,25 +48,25 @@ def tables(rows: pandas.DataFrame) -> Iterator[Table]:
 
 
 def print_tables(rows: pandas.DataFrame, console: Console) -> None:
-    """Print every table, and what the columns mean."""
+    """Print every table and the notes on the columns."""
     for table in tables(rows):
-        shown = rich.table.Table(title=Text(table.title), title_justify="left")
+        rendered = rich.table.Table(title=Text(table.title), title_justify="left")
         for number, name in enumerate(table.header):
             numeric = number >= table.names
-            shown.add_column(
+            rendered.add_column(
                 Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
             )
         for cells in table.rows:
-            shown.add_row(*(Text(cell) for cell in cells))
-        # Numbers that a terminal wraps can be read, numbers cut off cannot.
-        wide = console.measure(shown, options=console.options.update(max_width=10_000)).maximum
-        console.print(shown, width=max(wide, console.width) if table.names < 4 else None)
+            rendered.add_row(*(Text(cell) for cell in cells))
+        # If the table is wider than the terminal, wrapped lines show every number.
+        width = console.measure(rendered, options=console.options.update(max_width=10_000)).maximum
+        console.print(rendered, width=max(width, console.width) if table.names < 4 else None)
         console.print()
     console.print("\n".join(NOTES), markup=False, highlight=False)
 
 
 def markdown(rows: pandas.DataFrame) -> str:
-    """Every table, and what the columns mean, in Markdown."""
+    """Return every table and the notes on the columns in Markdown."""
     parts = []
     for table in tables(rows):
         rule = ["---"] * table.names + ["--:"] * (len(table.header) - table.names)
@@ -115,26 +115,26 @@ def _of_means(means: pandas.DataFrame, shapes: int) -> Table:
 
 
 def _of_absent(rows: pandas.DataFrame, shapes: int) -> Table:
-    """What did not take part, by reason."""
+    """Return the table of the absent contenders, by reason."""
     cells = []
     for (engine, status, reason), group in rows.groupby(["engine", "status", "reason"], sort=False):
-        for where, who in _by_shapes(group, shapes).items():
-            cells.append([str(engine), ", ".join(who), str(status), f"{reason}{where}"])
+        for place, names in _by_shapes(group, shapes).items():
+            cells.append([str(engine), ", ".join(names), str(status), f"{reason}{place}"])
     return Table("Not measured", ["engine", "", "", "reason"], cells, names=4)
 
 
 def _by_shapes(group: pandas.DataFrame, shapes: int) -> dict[str, list[str]]:
-    """Contenders by the shapes that they are absent from, unsaid where those are all."""
-    found: dict[str, list[str]] = {}
+    """Return the contenders by the shapes at which they are absent; "" stands for all shapes."""
+    contenders: dict[str, list[str]] = {}
     for name, rows in group.groupby("contender", sort=False):
         at = [str(shape) for shape, _ in by_shape(rows)]
-        where = f" (at {'; '.join(at)})" if 0 < len(at) < shapes else ""
-        found.setdefault(where, []).append(str(name))
-    return found
+        place = f" (at {'; '.join(at)})" if 0 < len(at) < shapes else ""
+        contenders.setdefault(place, []).append(str(name))
+    return contenders
 
 
 def _number(value: float) -> str:
-    """Three digits, none of them in an exponent."""
+    """Return a number with three digits and without an exponent."""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Fills the compiled engine's cache, so that no later run waits for its compiler."""
+"""Compiling cells in advance, so that no later run waits for the compiler."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import torch
 from cellzoo.engines.errors import in_one_line
 from cellzoo.nn.rnn import RNN
 
-# Any sizes will do, since one program serves all; units that heads divide.
+# One program serves all sizes; the hidden size is divisible by numbers of heads.
 STEPS, BATCH, INPUT, HIDDEN = 4, 3, 6, 8
 
 
-def warm(cells: Sequence[str], say: Callable[[str], object], processes: int) -> dict[str, str]:
-    """Compile each cell's float32 programs, by its forward and backward on a small input.
+def warm(cells: Sequence[str], report: Callable[[str], object], processes: int) -> dict[str, str]:
+    """Compile each cell's float32 programs by a forward and a backward pass on a small input.
 
     Args:
         cells: registered names.
-        say: is told a line for each cell, as it is done.
-        processes: how many cells are compiled at once.
+        report: a function that is called with a line of text for each finished cell.
+        processes: the number of cells that are compiled in parallel.
 
     Returns:
-        The cells that cannot be compiled, and why.
+        The reasons of the cells that cannot be compiled, by cell.
     """
     failed = {}
     pool = _pool(min(processes, len(cells)))
@@ -35,23 +35,23 @@ def warm(cells: Sequence[str], say: Callable[[str], object], processes: int) -> 
         for done in as_completed(running):
             cell = running[done]
             try:
-                say(f"{cell}: {done.result():.1f} s")
-            except Exception as error:  # one cell that fails must not leave the others cold
+                report(f"{cell}: {done.result():.1f} s")
+            except Exception as error:  # a failure must not keep the others from being compiled
                 failed[cell] = in_one_line(error)
-                say(f"{cell}: not compiled: {failed[cell]}")
+                report(f"{cell}: not compiled: {failed[cell]}")
     finally:
         pool.shutdown(cancel_futures=True)
     return failed
 
 
 def _pool(processes: int) -> Executor:
-    """Processes that end at once, and say nothing, at Ctrl-C."""
-    end_at_once = (signal.SIGINT, signal.SIG_DFL)
-    return ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, end_at_once)
+    """Return processes that Ctrl-C ends immediately and without output."""
+    default_interrupt = (signal.SIGINT, signal.SIG_DFL)
+    return ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, default_interrupt)
 
 
 def _compile(cell: str) -> float:
-    """Compile a cell; returns the seconds that it took."""
+    """Compile a cell and return the seconds."""
     start = time.perf_counter()
     rnn = RNN(cell, INPUT, HIDDEN, engine="compiled")
     x = torch.randn(STEPS, BATCH, INPUT)

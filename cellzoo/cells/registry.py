@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from cellzoo.cells.base import GatedCell
@@ -10,15 +11,29 @@ from cellzoo.names.registry import Registry
 cells: Registry[type[GatedCell]] = Registry("cell")
 
 
-def register_cell(name: str) -> Any:
-    """Register a cell under a name: `RNN(name, …)` and `cell=name` find it from then on.
+def register_cell(name: str, deprecated: Collection[str] = ()) -> Any:
+    """Return a class decorator that registers a cell.
+
+    Args:
+        name: The name by which `RNN(name, …)` and `cell=name` find the cell, in snake case.
+        deprecated: Former names of the cell. They still work, warn once and are not listed.
 
     Raises:
-        DuplicateNameError: the name is taken.
-        TypeError: what is decorated is not a GatedCell.
-    """
+        DuplicateNameError: A name is taken.
+        TypeError: The decorated object is not a subclass of GatedCell.
 
-    return cells.register_class(name, GatedCell)
+    Example:
+        >>> from cellzoo import RNN, GatedCell, register_cell
+        >>> @register_cell("leaky_tanh")
+        ... class LeakyTanh(GatedCell):
+        ...     gates = ("n",)
+        ...
+        ...     def update(self, a, s):
+        ...         return 0.9 * s.h + 0.1 * a.n.tanh()
+        >>> RNN("leaky_tanh", input_size=3, hidden_size=4)
+        RNN(leaky_tanh, 3, 4)
+    """
+    return cells.register_class(name, GatedCell, deprecated)
 
 
 def list_cells(pattern: str = "*") -> list[str]:

@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from cellzoo.names.registry import nearest
 
             raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
-        from cellzoo.names.plugins import announce
+        from cellzoo.names.plugins import add_plugins
 
-        announce(said.plugin)
+        add_plugins(said.plugin)
         return COMMANDS[command](rest, debug)
     except SystemExit as stop:  # argparse, and Hydra's --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -86,19 +86,19 @@ def _say(message: str, status: int) -> int:
 
 
 def _train(arguments: list[str], debug: bool) -> int:
-    from cellzoo.run.command import one
+    from cellzoo.run.command import train_command
 
     with _named(arguments, "train") as named:
-        return one(named, debug)
+        return train_command(named, debug)
 
 
 def _sweep(arguments: list[str], debug: bool) -> int:
-    from cellzoo.sweep.command import many, show
+    from cellzoo.sweep.command import status_command, sweep_command
 
     if any(each.split("=")[0] == "--status" for each in arguments):
-        return show(arguments)
+        return status_command(arguments)
     with _named(arguments, "sweep") as named:
-        return many(named, debug)
+        return sweep_command(named, debug)
 
 
 def _compare(arguments: list[str], debug: bool) -> int:

@@ -1,4 +1,4 @@
-"""Read runs, test differences, draw and report; knows run directories and nothing else."""
+"""Comparing finished runs: reading, statistics, tables and plots, from run directories alone."""
 
 from cellzoo.compare.command import main
 from cellzoo.compare.errors import CompareError

@@ -1,4 +1,4 @@
-"""`cellzoo compare`: the arguments of a comparison."""
+"""`cellzoo compare`: the command-line arguments of a comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from cellzoo.compare.report import compare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `cellzoo compare` with `argv`; what is wrong is raised as `CompareError`."""
+    """Run `cellzoo compare` and return the exit status.
+
+    Raises:
+        CompareError: The comparison is impossible.
+    """
     options = _parser().parse_args(argv)
     compare(
         options.directory,
@@ -28,34 +32,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellzoo compare",
-        description="Compare finished runs: tables with intervals, learning curves, dots.",
+        description="Compare finished runs: tables with intervals, learning curves, dot plots.",
         epilog="example: cellzoo compare runs/demo --by cell,init --baseline cell=lstm "
         "--select optimizer.lr",
     )
-    parser.add_argument("directory", nargs="?", help="where the runs are, as runs/demo")
+    parser.add_argument("directory", nargs="?", help="the directory of the runs, such as runs/demo")
     parser.add_argument(
         "--by",
         default="cell",
         metavar="KEYS",
-        help="config keys to group by, as cell,init or optimizer.lr (default: cell)",
+        help="config keys to group by, such as cell,init or optimizer.lr (default: cell)",
     )
     parser.add_argument(
-        "--metric", help="what to compare (default: the test metric of the monitored one)"
+        "--metric",
+        help="the metric to compare (default: the test metric of the monitored metric)",
     )
     parser.add_argument(
-        "--mode", choices=("max", "min"), help="which is better, where the metric's name is silent"
+        "--mode",
+        choices=("max", "min"),
+        help="the better direction, for a metric whose name does not determine it",
     )
     parser.add_argument(
         "--baseline",
         metavar="GROUP",
-        help="compare all with this group, paired by seed: lstm, or cell=lstm,init=torch",
+        help="compare every group with this one, paired by seed: lstm, or cell=lstm,init=torch",
     )
     parser.add_argument(
         "--select",
         metavar="KEY",
-        help="let each group keep its best value of KEY by validation, as optimizer.lr",
+        help="keep the best value of KEY in each group, by validation, such as optimizer.lr",
     )
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="read runs from W&B instead")
-    parser.add_argument("--group", help="only the runs of this W&B group")
-    parser.add_argument("--out", help="where files go (default: <directory>/compare)")
+    parser.add_argument("--group", help="read only the runs of this W&B group")
+    parser.add_argument("--out", help="the directory of the output (default: <directory>/compare)")
     return parser

@@ -1,4 +1,4 @@
-"""What is wrong with a comparison, said in one line."""
+"""The errors of a comparison, one line each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from cellzoo.names.registry import nearest
 
 
 class CompareError(ValueError):
-    """A comparison that cannot be made; the message names the file or key and what to do."""
+    """A comparison is impossible; the message names the file or key and the remedy."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> CompareError:
-    """The error for a name that does not exist: names the nearest one that does."""
+    """Return the error for an unknown name; the message names the nearest known one."""
     return CompareError(f"no {kind} {name!r}; {nearest(name, known)}")

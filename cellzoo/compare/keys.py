@@ -1,7 +1,6 @@
-"""Config keys: flattened with dots, named by the user, told apart from metrics.
+"""The config keys in the frame of runs: lookup, values as text, keys that vary.
 
-In the frame of runs, a metric's name holds a slash (`val/accuracy`), a config key's never
-does (`optimizer.lr`).
+The name of a metric contains a slash (`val/accuracy`). A config key never does (`optimizer.lr`).
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import numpy
 import pandas
 
 from cellzoo.compare.errors import unknown
+from cellzoo.config.identity import EXECUTION, flatten
 
-#: What a result says of a run besides its config and its metrics.
+#: The columns of a result besides the config and the metrics.
 RESULT_COLUMNS = (
     "directory",
     "status",
@@ -29,47 +29,37 @@ RESULT_COLUMNS = (
     "mode",
 )
 
-#: Config that says where and how a run was executed, not what was trained: two runs that
-#: differ in nothing else are a fair pair.
-NOT_SETTINGS = (
-    "name",
-    "data",
-    "engine",
-    "checkpoint_steps",
-    "save_every",
-    "launcher",
-    "logger",
-    "plugins",
-    "wandb",
-)
+#: Config keys in which the runs of a pair may differ: the engines compute the same.
+NOT_COMPARED = (*EXECUTION, "engine")
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots; lists become text, so that they can be keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()})
-        else:
-            flat[str(key)] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return flat
+def columns_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config by dotted keys; a list becomes text, and `optimizer` means `optimizer.name`.
 
-
-def with_section_names(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Let a section stand for its name: `optimizer` means `optimizer.name`."""
+    The world size, on which the batch depends, stands for the devices.
+    """
+    flat = {
+        key: json.dumps(value) if isinstance(value, list | tuple) else value
+        for key, value in flatten(config).items()
+        if value != {}
+    }
     names = {
         key.removesuffix(".name"): value for key, value in flat.items() if key.endswith(".name")
     }
-    return {**names, **flat}
+    return {"world_size": 1, **names, **flat}
 
 
 def config_keys(runs: pandas.DataFrame) -> list[str]:
-    """The columns of a frame of runs that are config keys."""
+    """Return the columns that are config keys."""
     return [key for key in runs.columns if "/" not in key and key not in RESULT_COLUMNS]
 
 
 def resolve(runs: pandas.DataFrame, key: str) -> str:
-    """The column that the user's `key` means; an unknown one raises, naming the nearest."""
+    """Return the column of a user's key.
+
+    Raises:
+        CompareError: There is no such column; the message names the nearest one.
+    """
     known = config_keys(runs)
     short = key.removesuffix(".name")
     if short in known:
@@ -80,12 +70,12 @@ def resolve(runs: pandas.DataFrame, key: str) -> str:
 
 
 def is_within(key: str, sections: Iterable[str]) -> bool:
-    """Whether `key` is one of `sections` or an option inside one (`cell.proj_size`, `cell`)."""
+    """Return whether `key` is a section or an option inside one (`cell` or `cell.proj_size`)."""
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def value_text(value: Any) -> str:
-    """A config value as text that is equal exactly where the values are (32 and 32.0 are)."""
+    """Return a config value as text; equal values have equal texts (32 and 32.0 are equal)."""
     if value is None or value is pandas.NA or (isinstance(value, float) and math.isnan(value)):
         return "null"
     if isinstance(value, bool | numpy.bool_):
@@ -99,7 +89,7 @@ def value_text(value: Any) -> str:
 
 
 def row_keys(runs: pandas.DataFrame, keys: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each run, its values of `keys` as text."""
+    """Return the values of `keys` as text, one tuple for each run."""
     if not keys:
         return [()] * len(runs)
     columns = [runs[key].map(value_text) for key in keys]
@@ -107,7 +97,7 @@ def row_keys(runs: pandas.DataFrame, keys: Sequence[str]) -> list[tuple[str, ...
 
 
 def varying_keys(groups: Sequence[pandas.DataFrame], without: Iterable[str] = ()) -> list[str]:
-    """The settings that take more than one value inside at least one group."""
+    """Return the settings that take more than one value inside at least one group."""
     return [
         key
         for key in _settings(groups, without)
@@ -118,10 +108,10 @@ def varying_keys(groups: Sequence[pandas.DataFrame], without: Iterable[str] = ()
 def distinguishing_keys(
     groups: Sequence[pandas.DataFrame], without: Iterable[str] = ()
 ) -> list[str]:
-    """The settings that are constant inside every group and differ between groups.
+    """Return the settings that are constant inside every group and differ between groups.
 
-    They are part of what the groups are: a width chosen to give every cell as many parameters,
-    a learning rate selected for each.
+    Such a setting belongs to the group: a hidden size that gives every cell the same number of
+    parameters, or a learning rate that is selected for each.
     """
     varying = set(varying_keys(groups, without))
     return [
@@ -132,17 +122,18 @@ def distinguishing_keys(
 
 
 def _settings(groups: Sequence[pandas.DataFrame], without: Iterable[str]) -> list[str]:
+    """Return the config keys that are compared: without `without` and the keys of execution."""
     known = config_keys(groups[0]) if groups else []
-    excluded = (*NOT_SETTINGS, *without)
+    excluded = (*NOT_COMPARED, *without)
     return [
         key
         for key in known
         if not is_within(key, excluded)
-        # `optimizer` says what `optimizer.name` says.
+        # `optimizer` holds the same value as `optimizer.name`.
         and not (key.endswith(".name") and key.removesuffix(".name") in known)
     ]
 
 
 def outermost(keys: Sequence[str]) -> list[str]:
-    """`keys` less the options of a section that is itself among them, for people to read."""
+    """Return the keys without the options of a section that is itself a key."""
     return [key for key in keys if not is_within(key, [k for k in keys if k != key])]

@@ -1,4 +1,4 @@
-"""What a metric's name says: its split, its direction, its unit."""
+"""The split, direction and unit of a metric, by its name."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
 
 def default_metric(monitor: str) -> str:
-    """The test metric that belongs to a monitored validation metric."""
+    """Return the test metric of a monitored validation metric."""
     split, slash, name = monitor.partition("/")
     if split != "val" or not slash:
-        raise CompareError(f"the runs monitor {monitor!r}, not val/…; say --metric NAME")
+        raise CompareError(f"the runs monitor {monitor!r} instead of val/…; give --metric NAME")
     return f"test/{name}"
 
 
 def direction(
     metric: str, monitor: str | None, mode: str | None, default: str | None = None
 ) -> str:
-    """`max` where more is better, `min` where less is: as monitored, else by the name."""
+    """Return `max` or `min`, the better direction: as monitored, otherwise by the name.
+
+    Raises:
+        CompareError: Neither determines the direction, and there is no default.
+    """
     name = metric.partition("/")[2] or metric
     if monitor is not None and name == monitor.partition("/")[2]:
         return str(mode)
@@ -37,11 +41,13 @@ def direction(
         return "min"
     if default is not None:
         return default
-    raise CompareError(f"is more {metric!r} better or worse? say --mode max or --mode min")
+    raise CompareError(
+        f"the better direction of {metric!r} is unknown; give --mode max or --mode min"
+    )
 
 
 def label(metric: str) -> str:
-    """`test/accuracy` for people: "test accuracy (fraction correct)"."""
+    """Return the label of a metric: "test accuracy (fraction correct)" for `test/accuracy`."""
     split, slash, name = metric.partition("/")
     if not slash:
         split, name = "", metric

@@ -1,4 +1,4 @@
-"""Learning curves and dots, as figures that touch no global state of matplotlib."""
+"""Learning curves and dot plots, without the global state of matplotlib."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cellzoo.compare.groups import Group
 from cellzoo.compare.statistics import mean, mean_interval, mean_intervals
 from cellzoo.system.files import write_whole
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart, less the yellow, which
-#: white paper swallows. After seven groups the line style tells.
+#: Okabe and Ito's palette for colour-blind readers, without the yellow, which is hard to see on
+#: white. From the eighth group on, the line style and the marker differ.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D")
@@ -27,7 +27,7 @@ POINTS = 200
 
 
 def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour, line style and marker for each group, the same in every plot."""
+    """Return a colour, line style and marker for each group, the same in every plot."""
     return {
         label: {
             "color": COLOURS[index % len(COLOURS)],
@@ -46,9 +46,9 @@ def plot_curves(
     style: Mapping[str, Mapping[str, Any]],
     task: str,
 ) -> Figure:
-    """`metric` against the training step: the mean of each group's done runs and a band.
+    """Plot a metric against the training step: the mean of each group's done runs and a band.
 
-    A line goes as far as every run of its group does, so that no mean jumps where a run ends.
+    A line ends at the shortest run of the group: otherwise the mean would jump where a run ends.
     """
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -62,19 +62,19 @@ def plot_curves(
         lowest, highest = min(lowest, middle.min()), max(highest, middle.max())
         low, high, band = _band(values)
         bands.add(band)
-        look = style[group.label]
+        group_style = style[group.label]
         label = f"{group.label} (n = {len(values)}{', min–max' if band == 'range' else ''})"
         axes.plot(
             steps,
             middle,
-            color=look["color"],
-            linestyle=look["linestyle"],
+            color=group_style["color"],
+            linestyle=group_style["linestyle"],
             linewidth=2,
             label=label,
-            marker=look["marker"] if len(steps) == 1 else None,
+            marker=group_style["marker"] if len(steps) == 1 else None,
         )
         if band != "none":
-            axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(steps, low, high, color=group_style["color"], alpha=0.15, linewidth=0)
     if mode == "min" and lowest > 0 and highest > 100 * lowest:
         axes.set_yscale("log")
     _decorate(axes, f"{task}: {metrics.label(metric)}")
@@ -97,14 +97,17 @@ def plot_dots(
     task: str,
     baseline: str | None = None,
 ) -> Figure:
-    """Every done run a dot, below them the mean of the group and its interval; first on top."""
+    """Plot every done run as a dot, and below the dots the mean of the group with an interval.
+
+    The first group is on top. A dashed line marks the mean of the baseline.
+    """
     figure = Figure(figsize=(8.5, 1.9 + 0.46 * len(groups)), layout="constrained")
     axes = figure.add_subplot()
     generator = numpy.random.default_rng(0)
     for row, group in enumerate(groups):
         values = group.done[metric].to_numpy(float) if len(group.done) else numpy.array([])
         values = values[numpy.isfinite(values)]
-        look = style[group.label]
+        group_style = style[group.label]
         if group.label == baseline and len(values):
             axes.axvline(mean(values), color="0.55", linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
         heights = row - 0.16 + generator.uniform(-0.12, 0.12, len(values))
@@ -112,19 +115,19 @@ def plot_dots(
             values,
             heights,
             s=26,
-            color=look["color"],
-            marker=look["marker"],
+            color=group_style["color"],
+            marker=group_style["marker"],
             alpha=0.55,
             linewidths=0,
         )
         if len(values) > 1:
             low, high = mean_interval(values)
-            axes.plot([low, high], [row + 0.2] * 2, color=look["color"], linewidth=2.2)
+            axes.plot([low, high], [row + 0.2] * 2, color=group_style["color"], linewidth=2.2)
             axes.plot(
                 [mean(values)],
                 [row + 0.2],
-                color=look["color"],
-                marker=look["marker"],
+                color=group_style["color"],
+                marker=group_style["marker"],
                 markersize=7.5,
                 markeredgecolor="white",
             )
@@ -141,7 +144,7 @@ def plot_dots(
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """The figure as PNG and SVG beside each other, byte for byte the same at every call."""
+    """Save a figure as PNG and SVG; equal figures give equal bytes."""
     written = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         with matplotlib.rc_context({"svg.hashsalt": "cellzoo", "svg.fonttype": "none"}):
@@ -157,10 +160,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
 def _on_common_steps(
     group: Group, curves: pandas.DataFrame, metric: str
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Each done run's values (runs, steps) at steps that all of them reach, and the steps."""
-    wanted = set(group.done["directory"])
-    found = curves[curves["directory"].isin(wanted)]
-    runs = [run for _, run in found.groupby("directory", sort=True)]
+    """Return the values of the done runs, (runs, steps), at their common steps, and the steps."""
+    of_group = curves[curves["directory"].isin(group.done["directory"])]
+    runs = [run for _, run in of_group.groupby("directory", sort=True)]
     if not runs:
         return numpy.empty((0, 0)), numpy.empty(0)
     first = max(run["step"].min() for run in runs)
@@ -174,6 +176,7 @@ def _on_common_steps(
 
 
 def _band(values: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, str]:
+    """Return the lower and upper bounds of a band, and its kind."""
     if len(values) >= 3:
         return *mean_intervals(values, resamples=1999), "interval"
     return values.min(axis=0), values.max(axis=0), "range" if len(values) == 2 else "none"
@@ -193,5 +196,5 @@ def _decorate(axes: Axes, title: str) -> None:
 
 
 def _note(figure: Figure, text: str) -> None:
-    # As a supxlabel the layout keeps room for it.
+    # The layout reserves room for a supxlabel.
     figure.supxlabel(text, fontsize=TEXT["note"], color="0.35")

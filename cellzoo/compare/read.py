@@ -1,4 +1,4 @@
-"""Run directories as one table: a row a run."""
+"""Reading run directories into one table with a row for each run."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ import pandas
 import yaml
 
 from cellzoo.compare.errors import CompareError, unknown
-from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
+from cellzoo.compare.keys import RESULT_COLUMNS, columns_of
+from cellzoo.run.result import Status
 
-CODE = "plugins.cell.sha256"  # of a cell that is not cellzoo's own
-STATUSES = ("running", "interrupted", "done", "diverged", "pruned", "failed")
-UNFINISHED = ("running", "interrupted", "pruned")  # which say nothing about their cells
+CODE = "plugins.cell.sha256"  # the hash of a plugin's cell
 ALWAYS = ("status", "cell", "init", "task", "hidden_size", "seed")
 WHEN_DONE = ("parameters", "seconds", "metrics", "monitor", "mode")
 
 
 def read_runs(directory: str | Path) -> pandas.DataFrame:
-    """Every run below `directory`, one row each.
+    """Read every run below a directory.
 
-    Columns: what the result says (`directory`, `status`, `parameters`, `seconds`, …), every
-    metric (`val/accuracy`, …) and every config key, flattened with dots (`optimizer.lr`).
-    A result that cannot be read raises `CompareError` naming the file.
+    Returns:
+        One row for each run. The columns are those of the result (`directory`, `status`,
+        `parameters`, `seconds`, …), every metric (`val/accuracy`, …) and every config key,
+        flattened with dots (`optimizer.lr`).
+
+    Raises:
+        CompareError: A file cannot be read; the message names the file.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise CompareError(f"{directory} is no directory; train into it with `cellzoo sweep`")
+        raise CompareError(f"{directory} is not a directory; train into it with `cellzoo sweep`")
     rows = [_read_run(run) for run in _run_directories(directory)]
     if not rows:
         raise CompareError(
             f"no result.json below {directory}; give the directory of a run or sweep, "
-            "as runs/<name> after `cellzoo sweep name=<name>`"
+            "such as runs/<name> after `cellzoo sweep name=<name>`"
         )
     return frame_of_runs(rows)
 
 
 def _by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs of a cell whose code was edited between them, told apart: `cell@<its code's hash>`.
+    """Rename a cell whose code changed between runs to `cell@<hash of the code>`.
 
     Runs of two versions are not runs of one cell.
     """
@@ -57,7 +60,7 @@ def _by_version(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_curves(runs: pandas.DataFrame | Iterable[str | Path], metric: str) -> pandas.DataFrame:
-    """The course of `metric` in each run: columns `directory`, `step`, and the metric."""
+    """Read a metric's curve in each run; the columns are `directory`, `step` and the metric."""
     directories = runs["directory"] if isinstance(runs, pandas.DataFrame) else runs
     curves = [_read_curve(Path(directory), metric) for directory in directories]
     if not curves:
@@ -66,7 +69,7 @@ def read_curves(runs: pandas.DataFrame | Iterable[str | Path], metric: str) -> p
 
 
 def frame_of_runs(rows: list[dict[str, Any]]) -> pandas.DataFrame:
-    """Rows with differing keys as one frame, what identifies a run in front."""
+    """Return rows with different keys as one frame; the columns that identify a run come first."""
     rows = _by_version(rows)
     first = ["directory", "status", "reason", "cell", "init", "task", "hidden_size", "seed"]
     first += [column for column in RESULT_COLUMNS if column not in first]
@@ -77,13 +80,14 @@ def frame_of_runs(rows: list[dict[str, Any]]) -> pandas.DataFrame:
 
 
 def _run_directories(directory: Path) -> list[Path]:
-    found = []
+    """Return the directories below `directory` with a result, sorted."""
+    directories = []
     for path, folders, files in os.walk(directory):
-        # An attempt is a superseded try of a run, not a run.
+        # A superseded attempt of a run is not a run.
         folders[:] = [folder for folder in folders if folder != "attempts"]
         if "result.json" in files:
-            found.append(Path(path))
-    return sorted(found)
+            directories.append(Path(path))
+    return sorted(directories)
 
 
 def _read_run(directory: Path) -> dict[str, Any]:
@@ -93,9 +97,8 @@ def _read_run(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CompareError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(result, dict):
-        raise CompareError(f"{path} holds no mapping")
-    if result.get("status") not in STATUSES:
-        raise CompareError(f"{path}: status {result.get('status')!r} is none of {STATUSES}")
+        raise CompareError(f"{path} does not hold a mapping")
+    check_status(result.get("status"), str(path))
     required = (*ALWAYS, *WHEN_DONE) if result["status"] == "done" else ALWAYS
     missing = [key for key in required if result.get(key) is None]
     if missing:
@@ -103,23 +106,31 @@ def _read_run(directory: Path) -> dict[str, Any]:
     if result.get("mode") not in ("min", "max", None):
         raise CompareError(f"{path}: mode {result['mode']!r} is neither 'min' nor 'max'")
 
-    config = with_section_names(flatten(_read_config(directory / "config.yaml")))
+    config = columns_of(_read_config(directory / "config.yaml"))
+    config["world_size"] = result.get("world_size", result.get("ranks", 1))  # ranks: of 0.1.0
     row = {key: value for key, value in config.items() if key not in RESULT_COLUMNS}
     row |= {key: result.get(key) for key in (*RESULT_COLUMNS, *ALWAYS)}
     row["directory"] = str(directory)
     return row | _metrics(result.get("metrics"), path)
 
 
+def check_status(status: Any, place: str) -> None:
+    """Raise CompareError if the status of a run is unknown."""
+    known = [str(each) for each in Status if each is not Status.LEFT]
+    if status not in known:
+        raise CompareError(f"{place}: status {status!r} is none of {', '.join(known)}")
+
+
 def _metrics(metrics: Any, path: Path) -> dict[str, float]:
     if metrics is None:
         return {}
     if not isinstance(metrics, dict):
-        raise CompareError(f"{path}: metrics is no mapping")
+        raise CompareError(f"{path}: metrics is not a mapping")
     for name, value in metrics.items():
         if "/" not in name:
-            raise CompareError(f"{path}: metric {name!r} names no split, as in 'val/{name}'")
+            raise CompareError(f"{path}: metric {name!r} has no split, such as 'val/{name}'")
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise CompareError(f"{path}: metric {name!r} is no number: {value!r}")
+            raise CompareError(f"{path}: metric {name!r} is not a number: {value!r}")
     return {name: float("nan") if value is None else value for name, value in metrics.items()}
 
 
@@ -130,7 +141,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise CompareError(f"{path} is not readable YAML: {reason}") from error
     if not isinstance(config, dict):
-        raise CompareError(f"{path} holds no mapping")
+        raise CompareError(f"{path} does not hold a mapping")
     return config
 
 
@@ -147,7 +158,7 @@ def _read_curve(directory: Path, metric: str) -> pandas.DataFrame:
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         reason = " ".join(str(error).split())
         raise CompareError(f"{path} is not a readable table: {reason}") from error
-    # A resumed run repeats the steps since its checkpoint; the later rows are the ones it kept.
+    # A resumed run repeats the steps since the checkpoint; the later rows are valid.
     curve = curve.drop_duplicates("step", keep="last").sort_values("step")
     curve.insert(0, "directory", str(directory))
     return curve

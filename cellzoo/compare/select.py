@@ -1,4 +1,4 @@
-"""Choosing a hyperparameter for each group by validation alone."""
+"""Selecting a hyperparameter for each group by validation alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,33 @@ from cellzoo.compare.groups import Group, group_runs, one_monitor, require
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen value of `key` for each group, and the runs that have it."""
+    """The selected value of a config key for each group.
+
+    Attributes:
+        key: the config key.
+        runs: the runs with a selected value.
+        values: the selected value of each group, as text.
+        trials: the number of runs of each value, the same for every group.
+    """
 
     key: str
     runs: pandas.DataFrame
     values: dict[tuple[str, ...], str]
-    trials: tuple[int, ...]  # runs of each value, the same for every group
+    trials: tuple[int, ...]
 
 
 def select_runs(runs: pandas.DataFrame, by: Sequence[str], key: str) -> Selection:
-    """For each group the value of `key` whose mean best-validation metric is best.
+    """Select the value of `key` with the best mean validation metric in each group.
 
-    A diverged or failed run is a trial, and as bad as can be. Groups that were tried more or
-    less often than others raise: the best of more trials is better by chance. Nothing but
-    `status` and the monitored validation metric is looked at.
+    A diverged or failed run counts as the worst trial. Only the status and the monitored
+    validation metric enter the selection.
+
+    Raises:
+        CompareError: `key` is in `by`, was not varied, or the groups have different numbers of
+            trials. The best of more trials is better by chance.
     """
     if key in by:
-        raise CompareError(f"{key} is compared (--by) and cannot be selected too")
+        raise CompareError(f"{key} is a key of --by and cannot be selected too")
     monitor, mode = one_monitor(runs, ", ".join(sorted(runs["task"].unique())))
     if monitor is None or not monitor.startswith("val/"):
         raise CompareError(f"--select needs a monitored validation metric, the runs have {monitor}")
@@ -45,20 +55,21 @@ def select_runs(runs: pandas.DataFrame, by: Sequence[str], key: str) -> Selectio
         best = max(candidates, key=lambda candidate: _merit(candidate, monitor, mode))
         values[group.key] = best.key[0]
         chosen.append(best.runs)
-    if all(len(each) == 1 for each in trials.values()):
-        raise CompareError(f"--select {key}: every group was run with one value of it only")
+    if all(len(counts) == 1 for counts in trials.values()):
+        raise CompareError(f"--select {key}: every group has runs of one value only")
     if len(set(trials.values())) > 1:
-        counts = "; ".join(
-            f"{label}: {len(runs_each)} values, {sum(runs_each)} runs "
-            f"({' + '.join(map(str, runs_each))})"
-            for label, runs_each in trials.items()
+        found = "; ".join(
+            f"{label}: {len(counts)} values, {sum(counts)} runs ({' + '.join(map(str, counts))})"
+            for label, counts in trials.items()
         )
-        raise CompareError(f"--select {key} needs as many trials in every group, found {counts}")
+        raise CompareError(
+            f"--select {key} requires the same number of trials in every group, but has {found}"
+        )
     return Selection(key, pandas.concat(chosen), values, next(iter(trials.values())))
 
 
 def _merit(candidate: Group, monitor: str, mode: str | None) -> tuple[float, float, float]:
-    """More is better; where runs broke, fewer of them, then the mean of the others."""
+    """Return a sorting key, larger is better: no broken run, then fewer of them, then the mean."""
     broken = len(candidate.runs) - len(candidate.done)
     scores = candidate.done[monitor].to_numpy(float) if len(candidate.done) else numpy.array([])
     average = numpy.sort(scores).mean() if len(scores) else -numpy.inf

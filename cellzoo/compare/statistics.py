@@ -1,4 +1,4 @@
-"""Intervals of a mean and paired differences, the same at every call."""
+"""Means, intervals and paired differences; equal inputs give equal results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,30 @@ _GRID = 2**30
 
 
 def mean(values: Sequence[float] | numpy.ndarray) -> float:
-    """The mean, NaN of nothing; sorted first, so that the order of runs changes no digit."""
+    """Return the mean, NaN for no values.
+
+    The values are sorted first: the order of runs does not change a digit.
+
+    Examples:
+        >>> mean([0.5, 0.25])
+        0.375
+    """
     return float(numpy.sort(values).mean()) if len(values) else float("nan")
 
 
 def mean_interval(
     values: Sequence[float] | numpy.ndarray, resamples: int = 9999
 ) -> tuple[float, float]:
-    """The 95% bootstrap interval (BCa) of the mean of `values`.
+    """Return the 95% bootstrap interval (BCa) of the mean.
 
-    Fewer than two values give no interval (NaN), equal values one of no width.
+    Fewer than two values give NaN, equal values an interval of width 0.
+
+    Examples:
+        >>> low, high = mean_interval([0.1, 0.2, 0.4, 0.5])
+        >>> 0.1 < low < 0.3 < high < 0.5
+        True
+        >>> mean_interval([0.5, 0.5])
+        (0.5, 0.5)
     """
     low, high = mean_intervals(numpy.asarray(values, dtype=float)[:, None], resamples)
     return float(low[0]), float(high[0])
@@ -33,13 +47,17 @@ def mean_interval(
 def mean_intervals(
     values: numpy.ndarray, resamples: int = 9999
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """`mean_interval` of each column of `values` (observations, columns): lows and highs."""
+    """Return `mean_interval` of each column of `values` (observations, columns).
+
+    Returns:
+        The lower and the upper bounds, (columns,) each.
+    """
     count, columns = values.shape
     low, high = numpy.full((2, columns), numpy.nan)
     if count < 2:
         return low, high
     ordered = numpy.sort(values, axis=0)
-    with numpy.errstate(invalid="ignore"):  # infinite values have no interval
+    with numpy.errstate(invalid="ignore"):  # inf - inf: infinite values have no interval
         smallest, width = ordered[0], ordered[-1] - ordered[0]
     equal = width == 0
     low[equal] = high[equal] = smallest[equal]
@@ -47,8 +65,8 @@ def mean_intervals(
     usable = numpy.isfinite(width) & (width > 0)
     if not usable.any():
         return low, high
-    # Whole numbers, because BCa counts resampled means equal to the observed one and only sums
-    # of whole numbers are equal where they should be: the interval then moves with the data.
+    # BCa counts the resampled means that equal the observed mean. Rounding breaks the equality of
+    # float sums, but not of sums of whole numbers: the interval then moves with the data.
     unit = width[usable] / _GRID
     whole = numpy.rint((ordered[:, usable] - smallest[usable]) / unit)
     interval = bootstrap(
@@ -68,20 +86,32 @@ def mean_intervals(
 def paired_differences(
     runs: pandas.DataFrame, baseline: pandas.DataFrame, metric: str, on: Sequence[str]
 ) -> numpy.ndarray:
-    """`runs` less `baseline`, one value for each setting `on` that both have.
+    """Return the metric of `runs` minus that of `baseline`, for each common setting.
 
-    Several runs of one setting count once, by their mean. A run without the metric (it
-    diverged) makes no pair.
+    Several runs of one setting count once, by the mean. A run without the metric, such as a
+    diverged run, makes no pair.
+
+    Args:
+        runs, baseline: frames of runs.
+        metric: the column to compare.
+        on: the columns that are equal in the two runs of a pair.
+
+    Examples:
+        >>> runs = pandas.DataFrame({"seed": [0, 1, 2], "test/loss": [0.5, 0.75, 0.25]})
+        >>> baseline = pandas.DataFrame({"seed": [0, 1], "test/loss": [0.25, 0.25]})
+        >>> paired_differences(runs, baseline, "test/loss", on=["seed"]).tolist()
+        [0.25, 0.5]
     """
-    ours, theirs = _by_setting(runs, metric, on), _by_setting(baseline, metric, on)
-    return numpy.array([ours[key] - theirs[key] for key in sorted(ours.keys() & theirs.keys())])
+    left, right = _by_setting(runs, metric, on), _by_setting(baseline, metric, on)
+    return numpy.array([left[key] - right[key] for key in sorted(left.keys() & right.keys())])
 
 
 def _by_setting(
     runs: pandas.DataFrame, metric: str, on: Sequence[str]
 ) -> dict[tuple[str, ...], float]:
+    """Return the mean of the metric for each setting."""
     values: dict[tuple[str, ...], list[float]] = {}
     for key, value in zip(row_keys(runs, on), runs[metric], strict=True):
         if not numpy.isnan(value):
             values.setdefault(key, []).append(value)
-    return {key: mean(found) for key, found in values.items()}
+    return {key: mean(numbers) for key, numbers in values.items()}

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row a group, best first."""
+"""The table of a comparison: one row for each group, the best first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from cellzoo.compare.statistics import CONFIDENCE, mean, mean_interval
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one task, and what a reader must know of them."""
+    """The table of one task.
+
+    Attributes:
+        task: the label of the task.
+        metric: the compared metric.
+        mode: the better direction, `max` or `min`.
+        by: the compared config keys.
+        rows: one row for each group.
+        notes: the sentences below the table.
+    """
 
     task: str
     metric: str
@@ -40,7 +49,18 @@ def build_table(
     selection: Selection | None = None,
     unfinished: int = 0,
 ) -> Table:
-    """The table of one task's finished `runs` (only the selected ones, after a selection)."""
+    """Build the table of one task from the finished runs, or from the selected ones.
+
+    Args:
+        task: the label of the task.
+        runs: the runs of the table.
+        by: the compared config keys.
+        metric: the compared metric.
+        mode: the better direction, `max` or `min`.
+        baseline: the group of the differences, as `--baseline`; None: no differences.
+        selection: the selection that `runs` went through.
+        unfinished: the number of runs that were left out.
+    """
     groups = group_runs(runs, by)
     rows = [_row(task, group, by, metric, mode, selection) for group in groups]
     averaged = varying_keys([group.runs for group in groups], by)
@@ -58,49 +78,49 @@ def build_table(
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print the table, without its less telling columns where the terminal is narrow."""
-    for left_out in ((), ("seconds",), ("seconds", "best"), ("seconds", "best", "parameters")):
-        shown = render(table, left_out)
-        width = console.measure(shown, options=console.options.update(max_width=10_000)).maximum
+    """Print the table; a narrow terminal omits the less important columns."""
+    for omitted in ((), ("seconds",), ("seconds", "best"), ("seconds", "best", "parameters")):
+        rendered = render(table, omitted)
+        width = console.measure(rendered, options=console.options.update(max_width=10_000)).maximum
         if width <= console.width:
             break
-    # Wider than the terminal still: numbers that wrap can be read, numbers cut off cannot.
+    # If the table is still wider than the terminal, wrapped lines show every number.
     console.width = max(console.width, width)
-    console.print(shown)
-    if left_out:
-        console.print(f"Left out for want of width: {', '.join(left_out)}; see table.csv.")
+    console.print(rendered)
+    if omitted:
+        console.print(f"Omitted for lack of width: {', '.join(omitted)}; see table.csv.")
 
 
-def render(table: Table, left_out: Sequence[str] = ()) -> rich.table.Table:
-    """The table as the terminal shows it."""
-    arrow = "higher is better" if table.mode == "max" else "lower is better"
+def render(table: Table, omitted: Sequence[str] = ()) -> rich.table.Table:
+    """Return the table for a terminal, without the `omitted` columns."""
+    better = "higher is better" if table.mode == "max" else "lower is better"
     selected = [name for name in table.rows.columns if name.startswith("selected ")]
     paired = "pairs" in table.rows
-    shown = rich.table.Table(
-        title=Text(f"{table.task}: {table.metric} ({arrow})"),
+    rendered = rich.table.Table(
+        title=Text(f"{table.task}: {table.metric} ({better})"),
         caption=Text("\n".join(table.notes)),
         caption_justify="left",
         title_justify="left",
     )
     for name in (*table.by, *selected):
-        shown.add_column(Text(name), overflow="fold")
+        rendered.add_column(Text(name), overflow="fold")
     interval = f"{CONFIDENCE:.0%} interval"
     numbers = ["n", "mean", interval, "best", "diverged", "failed", "parameters", "seconds"]
-    numbers = [name for name in numbers if name not in left_out]
+    numbers = [name for name in numbers if name not in omitted]
     numbers += ["difference", interval, "pairs"] * paired
     for name in numbers:
-        shown.add_column(Text(name), justify="right", no_wrap=True)
+        rendered.add_column(Text(name), justify="right", no_wrap=True)
     for _, row in table.rows.iterrows():
         cells = [*(row[name] for name in (*table.by, *selected)), str(row["n"])]
         cells += [_number(row["mean"]), _interval(row["low"], row["high"])]
-        least = {"best": _number(row["best"]), "diverged": str(row["diverged"])}
-        least |= {"failed": str(row["failed"]), "parameters": _range(row)}
-        least |= {"seconds": _number(row["seconds"], 3)}
-        cells += [cell for name, cell in least.items() if name not in left_out]
+        optional = {"best": _number(row["best"]), "diverged": str(row["diverged"])}
+        optional |= {"failed": str(row["failed"]), "parameters": _range(row)}
+        optional |= {"seconds": _number(row["seconds"], 3)}
+        cells += [cell for name, cell in optional.items() if name not in omitted]
         if paired:
             cells += _difference_cells(row)
-        shown.add_row(*(Text(cell) for cell in cells))
-    return shown
+        rendered.add_row(*(Text(cell) for cell in cells))
+    return rendered
 
 
 def _row(
@@ -111,6 +131,7 @@ def _row(
     mode: str,
     selection: Selection | None,
 ) -> dict[str, object]:
+    """Return the columns of one group."""
     values = _values(group, metric)
     low, high = mean_interval(values)
     parameters = group.runs["parameters"].dropna()
@@ -144,6 +165,7 @@ def _notes(
     selection: Selection | None,
     unfinished: int,
 ) -> list[str]:
+    """Return the sentences below the table."""
     broken = runs["status"].value_counts()
     counts = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}"]
     counts += [f"{broken[name]} {name}" for name in ("diverged", "failed") if name in broken]
@@ -152,14 +174,14 @@ def _notes(
         f"Mean of {metric} ({mode}) over the done runs"
         + (f", which differ in {', '.join(outermost(averaged))}" if averaged else "")
         + ".",
-        f"Interval: {CONFIDENCE:.0%} bootstrap (BCa) of the mean over runs; of few runs (below "
-        "about 10) it is narrower than it should be.",
+        f"Interval: {CONFIDENCE:.0%} bootstrap (BCa) of the mean over runs; for fewer than about "
+        "10 runs it is too narrow.",
     ]
     if selection is not None:
-        each = " + ".join(map(str, selection.trials))
+        counts = " + ".join(map(str, selection.trials))
         notes.append(
             f"{selection.key} selected by mean best validation out of {len(selection.trials)} "
-            f"values, {sum(selection.trials)} runs ({each}) a group."
+            f"values, {sum(selection.trials)} runs ({counts}) a group."
         )
     return notes
 

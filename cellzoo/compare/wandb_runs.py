@@ -1,4 +1,4 @@
-"""Runs and curves from Weights & Biases, in the form in which `read` gives those on disk."""
+"""Reading runs and curves from Weights & Biases, in the form of `cellzoo.compare.read`."""
 
 from __future__ import annotations
 
@@ -10,34 +10,42 @@ from typing import Any
 import pandas
 
 from cellzoo.compare.errors import CompareError
-from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
-from cellzoo.compare.read import ALWAYS, STATUSES, WHEN_DONE, frame_of_runs
+from cellzoo.compare.keys import RESULT_COLUMNS, columns_of
+from cellzoo.compare.read import ALWAYS, WHEN_DONE, check_status, frame_of_runs
 
-#: For runs that stopped before they could record a status.
+#: The status of a run that stopped before it recorded one, by its W&B state.
 STATUS_OF_STATE = {"running": "running", "pending": "running", "finished": "done"}
-#: W&B returns at most so many points of a curve, spread evenly.
+#: The number of points of a curve that W&B returns at most, evenly spaced.
 SAMPLES = 2000
 
 
 def read_wandb_runs(path: str, group: str | None = None) -> pandas.DataFrame:
-    """The runs of `entity/project`, of one group if given; `directory` is entity/project/id."""
+    """Read the runs of a project, or of one group; `directory` is entity/project/id.
+
+    Args:
+        path: entity/project.
+        group: a W&B group; None: all runs.
+
+    Raises:
+        CompareError: W&B cannot be reached, has no such runs or lacks a field.
+    """
     if path.count("/") != 1:
         raise CompareError(f"--wandb {path}: give entity/project")
-    with _saying(path):
-        found = _api().runs(path, filters={"group": group} if group else {}, lazy=False)
-        rows = [_row(run) for run in found]
+    with _errors_of(path):
+        runs = _api().runs(path, filters={"group": group} if group else {}, lazy=False)
+        rows = [_row(run) for run in runs]
     if not rows:
-        where = f"{path}, group {group}" if group else path
-        raise CompareError(f"no runs in W&B under {where}")
+        place = f"{path}, group {group}" if group else path
+        raise CompareError(f"no runs in W&B under {place}")
     return frame_of_runs(rows)
 
 
 def read_wandb_curves(runs: pandas.DataFrame, metric: str) -> pandas.DataFrame:
-    """The course of `metric` in each run: columns `directory`, `step`, and the metric."""
+    """Read a metric's curve in each run; the columns are `directory`, `step` and the metric."""
     api = _api()
     curves = []
     for directory in runs["directory"]:
-        with _saying(directory):
+        with _errors_of(directory):
             rows = _history(api.run(directory), metric)
         curve = pandas.DataFrame(rows, columns=["step", metric]).astype(float)
         curve = curve.drop_duplicates("step", keep="last").sort_values("step")
@@ -53,13 +61,13 @@ def _api() -> Any:
         import wandb
 
         return wandb.Api()
-    except Exception as error:  # no key, no server, no package: each with a class of its own
-        raise CompareError(f"W&B is out of reach: {_one_line(error)}") from error
+    except Exception as error:  # no key, no server and no package raise unrelated classes
+        raise CompareError(f"W&B cannot be reached: {_one_line(error)}") from error
 
 
 @contextmanager
-def _saying(path: str) -> Iterator[None]:
-    """Name the place whatever the client raises; it has no common class for its errors."""
+def _errors_of(path: str) -> Iterator[None]:
+    """Raise CompareError with the path for any exception: the client has no common class."""
     try:
         yield
     except CompareError:
@@ -70,10 +78,9 @@ def _saying(path: str) -> Iterator[None]:
 
 def _row(run: Any) -> dict[str, Any]:
     place = "/".join(run.path)
-    config = with_section_names(flatten(run.config))
+    config = columns_of(run.config)
     status = config.get("status") or STATUS_OF_STATE.get(run.state, "failed")
-    if status not in STATUSES:
-        raise CompareError(f"W&B run {place}: status {status!r} is none of {STATUSES}")
+    check_status(status, f"W&B run {place}")
     summary = run.summary_metrics
     names = ("seconds", "parameters", "steps", "steps_per_second", "reason")
     row = config | {name: summary[name] for name in names if summary.get(name) is not None}
@@ -87,10 +94,12 @@ def _row(run: Any) -> dict[str, Any]:
 
 
 def _metrics(summary: dict[str, Any]) -> dict[str, float]:
-    """The metrics of the best checkpoint: `best/val/accuracy` before `val/accuracy`, which is
-    a mapping where W&B was told to summarise it."""
+    """Return the metrics of the best checkpoint.
+
+    `best/val/accuracy` has precedence over `val/accuracy`. A summary metric is a mapping.
+    """
     metrics: dict[str, float] = {}
-    # Keys with best/ come last and win.
+    # Keys with best/ come last and overwrite the others.
     for key in sorted(summary, key=lambda name: name.startswith("best/")):
         name, value = key.removeprefix("best/"), summary[key]
         if "/" not in name or name.startswith(("trainer/", "_", "system/")):
@@ -105,6 +114,7 @@ def _metrics(summary: dict[str, Any]) -> dict[str, float]:
 
 
 def _history(run: Any, metric: str) -> list[tuple[float, float]]:
+    """Return the (step, value) pairs of a metric."""
     for step in ("trainer/global_step", "_step"):  # Lightning's logger writes the first
         rows = run.history(samples=SAMPLES, keys=[metric], x_axis=step, pandas=False)
         points = [(row[step], row[metric]) for row in rows if _is_number(row.get(metric))]

@@ -1,4 +1,4 @@
-"""The conformance suite: what every cell must do, as checks that anybody can run on theirs.
+"""The conformance suite: checks of the contract that every cell must fulfil.
 
     # test_my_cells.py
     from cellzoo.testing import conformance_tests
@@ -6,15 +6,16 @@
 
     test_conformance = conformance_tests(MyCell)
 
-makes a pytest test of each check; `check_cell(MyCell)` runs them all at once, and
-`cellzoo check my_cells.py` does so for every cell that a file registers. A check is a function of
-a `Subject`, the cell with its options and, if there is one, its independent reference.
+makes each check a pytest test. `check_cell(MyCell)` runs all checks at once.
+`cellzoo check my_cells.py` checks every cell that a file registers. A check is a function of a
+`Subject`: the cell with its options and, optionally, an independent reference.
 """
 
 from cellzoo.testing.errors import ConformanceError, NotChecked
 from cellzoo.testing.subject import Subject
 from cellzoo.testing.suite import (
     CHECKS,
+    Outcome,
     Result,
     check_cell,
     conformance_tests,
@@ -26,6 +27,7 @@ __all__ = [
     "CHECKS",
     "ConformanceError",
     "NotChecked",
+    "Outcome",
     "Result",
     "Subject",
     "check_cell",

@@ -1,4 +1,4 @@
-"""`cellzoo check`: the conformance suite over cells by name, or over what a file registers."""
+"""`cellzoo check`: run the conformance suite over named cells or the cells of a file."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellzoo.cells.registry import cells
-from cellzoo.names.plugins import announce, source_of
-from cellzoo.testing.engines import compiles
+from cellzoo.names.plugins import add_plugins, plugin_source
 from cellzoo.testing.subject import Subject, variants
-from cellzoo.testing.suite import CHECKS, Result, run_checks
+from cellzoo.testing.suite import Outcome, Result, all_checks, run_checks
 
 console = Console(highlight=False)
-STYLES = {"passed": "green", "failed": "bold red", "not checked": "dim"}
-# What each check checks, in its first line.
-DOES = {c.__name__: (c.__doc__ or "").splitlines()[0] for c in (*CHECKS, compiles)}
+STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.NOT_CHECKED: "dim"}
+SUMMARIES = {check.__name__: (check.__doc__ or "").splitlines()[0] for check in all_checks(True)}
 
 
 def main(arguments: list[str]) -> int:
-    """Check cells and return 1 if one of them fails.
+    """Check cells and return the exit status, 1 if a cell fails.
 
     Raises:
-        UnknownNameError: no cell has that name.
-        ValueError: a file registers no cell; a reference file has none for the cells checked.
+        UnknownNameError: No cell has a requested name.
+        ValueError: A file registers no cell, or a reference file has no function for the cells.
     """
     parser = argparse.ArgumentParser(
         prog="cellzoo check",
@@ -38,64 +36,66 @@ def main(arguments: list[str]) -> int:
         "every other choice of each option.",
     )
     parser.add_argument("cell", nargs="+", help="a name, a pattern, or a Python file of cells")
-    parser.add_argument("--compile", action="store_true", help="also compile: 15 s a cell")
+    parser.add_argument(
+        "--compile", action="store_true", help="also compile each cell, in about 15 s"
+    )
     parser.add_argument(
         "--reference", type=Path, metavar="FILE",
-        help="a Python file with a function for each cell, of its name: one step in NumPy, written "
-        "from the paper; see cellzoo.testing.reference",
+        help="a Python file with a function for each cell, named like the cell: one step in NumPy, "
+        "written from the paper; see cellzoo.testing.reference",
     )  # fmt: skip
-    said = parser.parse_args(arguments)
-    names = list(dict.fromkeys(name for given in said.cell for name in _names(given)))
-    references = _references(said.reference, names) if said.reference else {}
-    checks = (*CHECKS, *((compiles,) if said.compile else ()))
+    options = parser.parse_args(arguments)
+    names = list(dict.fromkeys(name for argument in options.cell for name in _names(argument)))
+    references = _references(options.reference, names) if options.reference else {}
     total: Counter[str] = Counter()
     for name in names:
-        for options in variants(name):
-            subject = Subject(name, options, references.get(name))
-            total += _show(subject, list(run_checks(subject, checks)))
+        for variant in variants(name):
+            subject = Subject(name, variant, references.get(name))
+            total += _show(subject, list(run_checks(subject, all_checks(options.compile))))
     console.print(", ".join(f"{total[outcome]} {outcome}" for outcome in STYLES))
-    return 1 if total["failed"] else 0
+    return 1 if total[Outcome.FAILED] else 0
 
 
-def _names(given: str) -> Iterator[str]:
-    """The cells that a name, a pattern or a file stands for."""
-    if not given.endswith(".py"):
-        names = cells.names(given) if any(c in given for c in "*?[") else [given]
+def _names(argument: str) -> Iterator[str]:
+    """Yield the names of the cells that a name, a pattern or a file selects."""
+    if not argument.endswith(".py"):
+        names = cells.names(argument) if any(c in argument for c in "*?[") else [argument]
         if not names:
-            raise ValueError(f"no cell matches {given!r}")
+            raise ValueError(f"no cell matches {argument!r}")
         for name in names:
-            cells[name]  # raises, naming the nearest
+            cells[name]  # an unknown name raises with the nearest name
         yield from names
         return
-    announce([given])
-    path = Path(given).expanduser().resolve()
-    found = [name for name, cls in cells.contents().items() if source_of(cls) == path]
-    if not found:
-        raise ValueError(f"{given} registers no cell: decorate a class by @register_cell(…)")
-    yield from found
+    add_plugins([argument])
+    path = Path(argument).expanduser().resolve()
+    names = [name for name, cls in cells.contents().items() if plugin_source(cls) == path]
+    if not names:
+        raise ValueError(f"{argument} registers no cell: decorate a class by @register_cell(…)")
+    yield from names
 
 
 def _references(path: Path, names: list[str]) -> dict[str, Callable[..., Any]]:
+    """Return the functions of a Python file that are named like the cells."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"reference {path}: there is no such Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = {name: getattr(module, name) for name in names if callable(getattr(module, name, None))}
-    if not found:
+    functions = {name: vars(module)[name] for name in names if callable(vars(module).get(name))}
+    if not functions:
         raise ValueError(f"reference {path} has no function called {' or '.join(names)}")
-    return found
+    return functions
 
 
-def _show(subject: Subject, found: list[Result]) -> Counter[str]:
-    """A line for each check of a cell; returns how many came out how."""
+def _show(subject: Subject, results: list[Result]) -> Counter[str]:
+    """Print a line for each check of a cell; return the counts of the outcomes."""
     paper = cells[str(subject.cell)].paper
     console.print(f"[bold]{escape(str(subject))}[/bold]  [dim]{escape(paper)}[/dim]")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for result in found:
+    for result in results:
         style = STYLES[result.outcome]
-        message = escape(result.message) or f"[dim]{escape(DOES[result.check])}[/dim]"
+        message = escape(result.message) or f"[dim]{escape(SUMMARIES[result.check])}[/dim]"
         table.add_row(f"[{style}]{result.outcome}[/{style}]", result.check, message)
     console.print(table)
     console.print()
-    return Counter(result.outcome for result in found)
+    return Counter(result.outcome for result in results)

@@ -1,4 +1,4 @@
-"""Comparing two ways of computing one thing, and saying in a cell's terms where they differ."""
+"""Comparing two computations of the same results, with differences in the terms of a cell."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cellzoo.nn.rnn import RNN
 from cellzoo.testing.errors import ConformanceError
-from cellzoo.testing.subject import as_tuple, normal
+from cellzoo.testing.subject import as_given, as_tuple, normal
 
-# What the dimensions of a named result are.
+# The names of a result's last dimensions.
 DIMENSIONS = {
     "output": ("step", "sequence", "unit"),
     "gradient of x": ("step", "sequence", "input"),
@@ -21,38 +21,42 @@ DIMENSIONS = {
 
 
 def results(rnn: RNN, output: Tensor, state: Any) -> dict[str, Tensor]:
-    """Output and final states by name."""
+    """Return the output and the final states by name."""
     names = rnn.cell().layout.states
     return {"output": output} | {
         f"state {name}": s for name, s in zip(names, as_tuple(state), strict=True)
     }
 
 
-def with_gradients(found: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Results, and the gradients of one fixed random weighting of them, by name."""
+def with_gradients(
+    outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the outputs and the gradients of their fixed random weighting, by name.
+
+    Inputs that do not require a gradient are left out.
+    """
     loss = torch.zeros((), dtype=torch.float64)
-    for number, result in enumerate(found.values()):
+    for number, result in enumerate(outputs.values()):
         real = torch.view_as_real(result) if result.is_complex() else result
         if real.requires_grad:
             loss = loss + (real * normal(*real.shape, seed=100 + number).detach()).sum()
     inputs = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
-    slopes = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         loss, list(inputs.values()), allow_unused=True, materialize_grads=True
     )
-    return {**found, **{f"gradient of {n}": s for n, s in zip(inputs, slopes, strict=True)}}
+    return {**outputs, **{f"gradient of {n}": g for n, g in zip(inputs, gradients, strict=True)}}
 
 
 def everything(
-    rnn: RNN, x: Tensor, states: Sequence[Tensor], dt: Tensor | None = None
+    rnn: RNN, x: Tensor, states: tuple[Tensor, ...], dt: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Output, final states and all gradients of one call, by name."""
-    given = tuple(states)
-    output, final = rnn(x, given[0] if len(given) == 1 else given, dt)
-    return with_gradients(results(rnn, output, final), inputs_of(rnn, x, given))
+    """Return the output, the final states and all gradients of one call, by name."""
+    output, final = rnn(x, as_given(states), dt)
+    return with_gradients(results(rnn, output, final), inputs_of(rnn, x, states))
 
 
 def inputs_of(rnn: RNN, x: Tensor, states: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What a gradient is taken of: x, the initial states and the parameters, by name."""
+    """Return the inputs to differentiate: x, the initial states and the parameters, by name."""
     initial = dict(zip((f"the initial {name}" for name in rnn.cell().layout.states), states,
                        strict=True))  # fmt: skip
     return {"x": x, **initial, **dict(rnn.named_parameters())}
@@ -61,24 +65,26 @@ def inputs_of(rnn: RNN, x: Tensor, states: Sequence[Tensor]) -> dict[str, Tensor
 def assert_same(
     got: Mapping[str, Tensor],
     want: Mapping[str, Tensor],
-    what: str,
+    explanation: str,
     rnn: RNN | None = None,
     rtol: float = 1e-9,
     atol: float = 1e-10,
 ) -> None:
-    """Compare by name.
+    """Compare results by name.
 
     Args:
-        got, want: the results of the two ways.
-        what: what a difference means and what it usually comes from.
-        rnn: names the gates of a parameter's rows.
+        got, want: the results of the two computations.
+        explanation: the meaning and the usual cause of a difference.
+        rnn: the layer whose gates name a parameter's rows.
+        rtol, atol: the tolerances of `torch.isclose`.
 
     Raises:
-        ConformanceError: the first result that differs, where and by how much, then `what`.
+        ConformanceError: Two results differ; the message gives the first difference, then
+            `explanation`.
     """
-    said = first_difference(got, want, rnn, rtol, atol)
-    if said is not None:
-        raise ConformanceError(f"{said}. {what}")
+    message = first_difference(got, want, rnn, rtol, atol)
+    if message is not None:
+        raise ConformanceError(f"{message}. {explanation}")
 
 
 def first_difference(
@@ -88,9 +94,9 @@ def first_difference(
     rtol: float = 1e-9,
     atol: float = 1e-10,
 ) -> str | None:
-    """The first result that differs, where and by how much; None if none does."""
-    each = (difference(n, got[n], expected, rnn, rtol, atol) for n, expected in want.items())
-    return next((said for said in each if said is not None), None)
+    """Describe the first result that differs, the place and the amount; None if all agree."""
+    messages = (difference(n, got[n], expected, rnn, rtol, atol) for n, expected in want.items())
+    return next((message for message in messages if message is not None), None)
 
 
 def difference(
@@ -101,21 +107,21 @@ def difference(
     rtol: float = 1e-9,
     atol: float = 1e-10,
 ) -> str | None:
-    """Where two results of one name differ first, and by how much; None if they do not."""
+    """Describe the first difference of two results of one name; None if they agree."""
     if got.shape != want.shape:
         return f"{name} is {tuple(got.shape)} instead of {tuple(want.shape)}"
     got, want = got.detach(), want.detach()
     differs = ~torch.isclose(got, want.to(got.dtype), rtol=rtol, atol=atol)
     if not differs.any():
         return None
-    index = tuple(int(each) for each in differs.nonzero()[0])
+    index = tuple(differs.nonzero()[0].tolist())
     one, other = got[index].item(), want[index].item()
     place = _place(name, index, rnn)
     return f"{name} differs{place}: {one:.6g} instead of {other:.6g} (by {abs(one - other):.2g})"
 
 
 def _place(name: str, index: tuple[int, ...], rnn: RNN | None) -> str:
-    """Where in a result: its step, sequence and unit, or the gate of a parameter's row."""
+    """Return the place in a result: step, sequence and unit, or the gate of a parameter's row."""
     kind = "state" if name.startswith(("state ", "gradient of the initial")) else name
     if kind in DIMENSIONS:
         names = DIMENSIONS[kind][-len(index) :]

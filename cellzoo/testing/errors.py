@@ -1,9 +1,9 @@
-"""What a check raises."""
+"""The exceptions that checks raise."""
 
 
 class ConformanceError(AssertionError):
-    """A cell does not do what every cell must; the message says what, where and why it may be."""
+    """A cell violates the contract; the message gives the difference, its place and a cause."""
 
 
 class NotChecked(Exception):
-    """A check that does not apply to a cell; the message says why."""
+    """A check does not apply to a cell; the message gives the reason."""

@@ -1,4 +1,4 @@
-"""Checks of a cell as a layer over time: whatever way a sequence is run, it gives the same."""
+"""Checks of a cell over time: the same results in every form of a sequence."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ STEPS, BATCH = 6, 3
 
 
 def uses_its_input(subject: Subject) -> None:
-    """Outputs depend on x in the same step and in earlier ones."""
+    """Require outputs that depend on x in the same time step and in earlier ones."""
     rnn = subject.rnn()
     x = normal(12, BATCH, rnn.input_size)
     output, _ = rnn(x, as_given(warm_state(rnn, BATCH)), elapsed(rnn, 12, BATCH))
-    seen = torch.zeros(12, 12)
+    dependence = torch.zeros(12, 12)
     for t in range(12):
         if output.requires_grad:
-            (slope,) = torch.autograd.grad(output[t].sum(), x, retain_graph=True, allow_unused=True)
-            seen[t] = 0 if slope is None else slope.abs().sum((1, 2))
-    if not seen.any():
+            (gradient,) = torch.autograd.grad(
+                output[t].sum(), x, retain_graph=True, materialize_grads=True
+            )
+            dependence[t] = gradient.abs().sum((1, 2))
+    if not dependence.any():
         raise ConformanceError("the output does not depend on x: no gate and no state reads it")
-    if not seen.tril(-1).any():
+    if not dependence.tril(-1).any():
         raise ConformanceError(
             "no output depends on an earlier x: the cell has no memory. Usual cause: `update` "
             "reads neither the states nor a.h"
@@ -41,7 +43,7 @@ def uses_its_input(subject: Subject) -> None:
 
 
 def causality(subject: Subject) -> None:
-    """No output depends on a later x."""
+    """Require outputs that do not depend on a later x."""
     rnn = subject.rnn()
     x, dt = normal(STEPS, BATCH, rnn.input_size), elapsed(rnn, STEPS, BATCH)
     before, _ = rnn(x, None, dt)
@@ -56,7 +58,7 @@ def causality(subject: Subject) -> None:
 
 
 def batch_independence(subject: Subject) -> None:
-    """In eval mode a sequence's results and gradients do not depend on the others of its batch."""
+    """Require results and gradients, in eval mode, that do not depend on the rest of the batch."""
     rnn = subject.rnn()
     x, states, dt = (
         normal(STEPS, BATCH, rnn.input_size), warm_state(rnn, BATCH), elapsed(rnn, STEPS, BATCH)
@@ -73,28 +75,28 @@ def batch_independence(subject: Subject) -> None:
     )
 
 
-def _by_sequence(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Those results whose second dimension is the batch."""
+def _by_sequence(outcome: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the results whose second dimension is the batch."""
     kinds = ("output", "state ", "gradient of x", "gradient of the initial")
-    return {name: result for name, result in found.items() if name.startswith(kinds)}
+    return {name: result for name, result in outcome.items() if name.startswith(kinds)}
 
 
 def determinism(subject: Subject) -> None:
-    """In eval mode the same call gives the same again, and a copy gives it too."""
+    """Require the same results, in eval mode, of a repeated call and of a copy of the cell."""
     rnn = subject.rnn()
     x, dt = normal(STEPS, BATCH, rnn.input_size), elapsed(rnn, STEPS, BATCH)
     twin = copy.deepcopy(rnn)
     first = results(rnn, *rnn(x, None, dt))
     rnn(normal(2, 1, rnn.input_size, seed=9))
-    cause = "random numbers outside training, or something that the cell keeps on itself"
+    cause = "random numbers outside training, or an attribute of the cell that a call changes"
     assert_same(results(rnn, *rnn(x, None, dt)), first,
-                f"It was the same call, repeated. Usual cause: {cause}")  # fmt: skip
+                f"The same call was repeated. Usual cause: {cause}")  # fmt: skip
     assert_same(results(twin, *twin(x, None, dt)), first,
-                f"It was a copy of the cell. Usual cause: {cause}")  # fmt: skip
+                f"A copy of the cell was called. Usual cause: {cause}")  # fmt: skip
 
 
 def chunks(subject: Subject) -> None:
-    """Two halves, with the state carried over, are the whole, gradients too."""
+    """Compare a sequence in two parts, with the state carried over, with the whole sequence."""
     rnn = subject.rnn(num_layers=2)
     x, dt = normal(7, BATCH, rnn.input_size), elapsed(rnn, 7, BATCH)
     states = warm_state(rnn, BATCH)
@@ -106,14 +108,14 @@ def chunks(subject: Subject) -> None:
         with_gradients(halves, inputs_of(rnn, x, states)),
         whole,
         "The sequence was run in two parts, the state carried over, the second from step 3. Usual "
-        "cause: something outlives a step that is no state (an earlier input in `project`, a "
-        "counter): make it a state",
+        "cause: a value that outlives a time step and is not a state (an earlier input in "
+        "`project`, a counter): make it a state",
         rnn,
     )
 
 
 def steps(subject: Subject) -> None:
-    """`cell.step`, one step after the other, is the sequence."""
+    """Compare `cell.step`, one time step at a time, with the sequence."""
     rnn = subject.rnn()
     x, dt = normal(STEPS, BATCH, rnn.input_size), elapsed(rnn, STEPS, BATCH)
     cell, state, outputs = rnn.cell(), None, []
@@ -125,12 +127,12 @@ def steps(subject: Subject) -> None:
         results(rnn, torch.stack(outputs), stacked),
         results(rnn, *rnn(x, None, dt)),
         "It was run by `cell.step`, one step at a time. Usual cause: `project` takes a dimension "
-        "for time: steps, batch and packed rows are leading dimensions alike",
+        "for time: it must treat steps, batch and packed rows alike, as leading dimensions",
     )
 
 
 def packed(subject: Subject) -> None:
-    """A packed batch gives what each of its sequences gives by itself, gradients too."""
+    """Compare a packed batch with a separate run of each sequence, gradients included."""
     rnn = subject.rnn(bidirectional=True)
     lengths = [1, 4, 2, 4]
     x, dt, states = normal(4, 4, rnn.input_size), elapsed(rnn, 4, 4), warm_state(rnn, 4)
@@ -152,14 +154,14 @@ def packed(subject: Subject) -> None:
     assert_same(
         got,
         with_gradients(results(rnn, torch.cat(outputs, 1), final), inputs),
-        f"Sequences of the lengths {lengths} were packed, and run each alone. Usual cause: "
-        f"`project` takes x for (T, B, I); packed x is (rows, I)",
+        f"Sequences of the lengths {lengths} were packed, and run separately. Usual cause: "
+        f"`project` expects x of shape (T, B, I); packed x is (rows, I)",
         rnn,
     )
 
 
 def backwards(subject: Subject) -> None:
-    """The backward direction is the cell over the flipped sequence."""
+    """Compare the backward direction with the cell over the flipped sequence."""
     both, ahead, back = subject.rnn(bidirectional=True), subject.rnn(), subject.rnn()
     weights = both.state_dict()
     ahead.load_state_dict({n: w for n, w in weights.items() if not n.endswith("_reverse")})
@@ -181,21 +183,21 @@ def backwards(subject: Subject) -> None:
 
 
 def shapes(subject: Subject) -> None:
-    """One step, one sequence, no batch: outputs and states have the declared shapes."""
+    """Compare the shapes of outputs and states with the declared shapes, unbatched x included."""
     rnn = subject.rnn()
     for length, batch in ((1, 1), (2, 1), (1, 3), (4, 3)):
         x, dt = normal(length, batch, rnn.input_size), elapsed(rnn, length, batch)
         output, final = rnn(x, None, dt)
-        found = results(rnn, output, final)
-        wanted = {"output": (length, batch, rnn.output_size)} | {
+        got = results(rnn, output, final)
+        expected = {"output": (length, batch, rnn.output_size)} | {
             f"state {name}": (1, batch, rnn.cell().width(state.width))
             for name, state in rnn.cell().layout.states.items()
         }
-        for name, shape in wanted.items():
-            if found[name].shape != shape:
+        for name, shape in expected.items():
+            if got[name].shape != shape:
                 raise ConformanceError(
-                    f"{name} is {tuple(found[name].shape)} instead of {shape} for x of "
-                    f"{tuple(x.shape)}. Usual cause: a squeeze, or a reshape that counts on a size"
+                    f"{name} is {tuple(got[name].shape)} instead of {shape} for x of "
+                    f"{tuple(x.shape)}. Usual cause: a squeeze, or a reshape that assumes a size"
                 )
         if batch == 1:
             alone = rnn(x[:, 0], None, None if dt is None else dt[:, 0])[0]
@@ -205,6 +207,7 @@ def shapes(subject: Subject) -> None:
 
 
 def _same_with_batch_first(rnn: RNN, subject: Subject) -> None:
+    """Compare the outputs of a layer with `batch_first` with those of `rnn`."""
     other = subject.rnn(batch_first=True)
     x, dt = normal(4, BATCH, rnn.input_size), elapsed(rnn, 4, BATCH)
     assert_same(

@@ -1,4 +1,4 @@
-"""The cell under test, and the numbers that it is tested with."""
+"""The cell under test, and the random numbers of the tests."""
 
 from __future__ import annotations
 
@@ -25,10 +25,19 @@ class Subject:
 
     Attributes:
         cell: a registered name, or a class.
-        options: the cell's, as it is to be tested.
-        reference: one step in NumPy, written from the paper; see `reference`. None: there is none.
-        parameters: from I and H to the number of parameters that the paper counts.
-        sizes: the (I, H) that the reference and the number of parameters are compared at.
+        options: the cell's options.
+        reference: one step in NumPy, written from the paper; see `cellzoo.testing.reference`.
+            None: there is no reference.
+        parameters: a function that returns the paper's number of parameters for I and H.
+        sizes: the (I, H) at which the reference and the number of parameters are compared.
+
+    Examples:
+        >>> from cellzoo.testing import Subject, run_check
+        >>> from cellzoo.testing.declarations import parameter_count
+        >>> subject = Subject("lstm", parameters=lambda i, h: 4 * h * (i + h + 2))
+        >>> run_check(parameter_count, subject)
+        >>> str(Subject("elman", {"nonlinearity": "relu"}))
+        'elman nonlinearity=relu'
     """
 
     cell: str | type[GatedCell]
@@ -44,10 +53,10 @@ class Subject:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """The I and H of most checks: the first that the cell takes.
+        """Return the first (I, H) that the cell accepts.
 
         Raises:
-            ValueError: it takes none of them; what it says of the first.
+            ValueError: The cell accepts none; this is its error for the first size.
         """
         refusals = []
         for size in (*SIZES, *self.sizes):
@@ -66,18 +75,26 @@ class Subject:
         scale: float = 0.5,
         **keywords: Any,
     ) -> RNN:
-        """An RNN of this cell in float64, by the loop, in eval mode, with random parameters.
+        """Return an RNN of this cell in float64, on the loop, in eval mode, randomly initialised.
 
-        What starts with a value of its own (a gain, a time constant) stays near it.
+        A parameter with an initial value of its own (a gain, a time constant) stays near it.
+
+        Args:
+            size: input size and hidden size; None: `self.size`.
+            seed: the seed of the parameters.
+            scale: the standard deviation of the other parameters.
+            keywords: further arguments of `RNN`.
         """
         keywords = {"dtype": F64, "engine": "loop", **self.options, **keywords}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             rnn = RNN(self.cell, *(size or self.size), **keywords).eval()
-            started = {name for name, e in rnn.extra_parameters().items() if e.init is not None}
+            initialised = {
+                name for name, extra in rnn.extra_parameters().items() if extra.init is not None
+            }
             for name, parameter in rnn.named_parameters():
                 noise = torch.randn_like(parameter)
-                if name in started:
+                if name in initialised:
                     parameter.mul_(1 + 0.2 * noise).add_(0.01 * torch.randn_like(parameter))
                 else:
                     parameter.copy_(scale * noise)
@@ -85,20 +102,20 @@ class Subject:
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Random numbers that depend on the seed alone, as a leaf that takes a gradient."""
+    """Return normal random numbers in float64 that require a gradient; `seed` determines them."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=F64).requires_grad_()
 
 
 def elapsed(rnn: RNN, steps: int, batch: int, seed: int = 0) -> Tensor | None:
-    """Random positive elapsed times (T, B) for a cell that takes them, else None."""
+    """Return random positive elapsed times (T, B), or None for a cell without elapsed time."""
     if not rnn.cell().elapsed_time:
         return None
     return (0.5 * normal(steps, batch, seed=seed + 1)).exp().detach()
 
 
 def warm_state(rnn: RNN, batch: int, seed: int = 50) -> tuple[Tensor, ...]:
-    """States in mid-sequence: those that the cell itself comes to."""
+    """Return the states of the cell after three random time steps."""
     x = normal(3, batch, rnn.input_size, seed=seed)
     with torch.no_grad():
         states = as_tuple(rnn(x, None, elapsed(rnn, 3, batch, seed))[1])
@@ -108,17 +125,17 @@ def warm_state(rnn: RNN, batch: int, seed: int = 50) -> tuple[Tensor, ...]:
 
 
 def as_tuple(state: Any) -> tuple[Tensor, ...]:
-    """A state in either form as a tuple."""
+    """Return a state in either form as a tuple."""
     return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 def as_given(states: tuple[Tensor, ...]) -> Any:
-    """A tuple of states as users give it."""
+    """Return a tuple of states in the form that `RNN` takes: one state is a plain tensor."""
     return states[0] if len(states) == 1 else states
 
 
 def variants(cell: str | type[GatedCell]) -> Iterator[dict[str, Any]]:
-    """The options to test a cell with: its defaults, then every other choice of each option."""
+    """Yield the options of a cell's tests: the defaults, then every other choice of each option."""
     yield {}
     for name, spec in option_specs(cell_class(cell)).items():
         choices = (True, False) if isinstance(spec.default, bool) else spec.choices

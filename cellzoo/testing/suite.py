@@ -1,10 +1,11 @@
-"""All checks, and the ways to run them."""
+"""The list of all checks, and the functions that run them."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +42,40 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+class Outcome(StrEnum):
+    """The outcome of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_CHECKED = "not checked"
+
+
 @dataclass(frozen=True)
 class Result:
-    """What became of one check: "passed", "failed" or "not checked", and why."""
+    """The outcome of one check, with the reason unless the check passed."""
 
     check: str
-    outcome: str
+    outcome: Outcome
     message: str = ""
 
 
 def run_check(check: Check, subject: Subject) -> None:
     """Run one check.
 
+    Args:
+        check: one of `CHECKS`.
+        subject: the cell under test.
+
     Raises:
-        ConformanceError: the cell fails it; what the cell itself raises is said with its line.
-        NotChecked: it does not apply, or the cell cannot even be built.
+        ConformanceError: The cell fails the check. An exception of the cell itself is reported
+            with its file and line.
+        NotChecked: The check does not apply, or the cell cannot be built.
     """
     if check is not declarations.builds:
         try:
             declarations.builds(subject)
         except ConformanceError:
-            raise NotChecked("it does not build") from None
+            raise NotChecked("the cell cannot be built") from None
     try:
         check(subject)
     except (ConformanceError, NotChecked):
@@ -71,17 +85,17 @@ def run_check(check: Check, subject: Subject) -> None:
 
 
 def run_checks(subject: Subject, checks: Iterable[Check] = CHECKS) -> Iterator[Result]:
-    """Run checks one after the other and say what became of each."""
+    """Run checks in turn and yield the result of each."""
     for check in checks:
         name = check.__name__
         try:
             run_check(check, subject)
         except ConformanceError as error:
-            yield Result(name, "failed", str(error))
+            yield Result(name, Outcome.FAILED, str(error))
         except NotChecked as reason:
-            yield Result(name, "not checked", str(reason))
+            yield Result(name, Outcome.NOT_CHECKED, str(reason))
         else:
-            yield Result(name, "passed")
+            yield Result(name, Outcome.PASSED)
 
 
 def check_cell(
@@ -94,34 +108,44 @@ def check_cell(
     """Run a cell through the whole suite.
 
     Args:
-        cell: a registered name, a class, or a `Subject`, which says more.
-        options: the cell's own.
-        reference: see `cellzoo.testing.reference`.
-        compile: also compile it, some fifteen seconds.
+        cell: a registered name, a class, or a `Subject` with further expectations.
+        options: the cell's options.
+        reference: one step in NumPy; see `cellzoo.testing.reference`.
+        compile: also compile the cell, which takes about fifteen seconds.
 
     Returns:
-        What passed, and what was not checked and why.
+        The result of every check. None of them failed.
 
     Raises:
-        ConformanceError: what failed, a line for each check.
+        ConformanceError: Checks failed; the message has a line for each of them.
+
+    Examples:
+        >>> from cellzoo.testing import check_cell
+        >>> results = check_cell("elman")
+        >>> [result.check for result in results if result.outcome == "not checked"]
+        ['equals_its_reference', 'parameter_count', 'keep_and_write', 'elapsed_time']
     """
     subject = cell if isinstance(cell, Subject) else Subject(cell, options or {}, reference)
-    found = list(run_checks(subject, (*CHECKS, *((engines.compiles,) if compile else ()))))
-    failed = [f"{each.check}: {each.message}" for each in found if each.outcome == "failed"]
+    results = list(run_checks(subject, all_checks(compile)))
+    failed = [f"{r.check}: {r.message}" for r in results if r.outcome == Outcome.FAILED]
     if failed:
         raise ConformanceError("\n".join([f"{subject} fails {len(failed)} checks:", *failed]))
-    return found
+    return results
 
 
 def conformance_tests(*cells: str | type[GatedCell] | Subject, compile: bool = False) -> Any:
-    """A pytest test for each check of each cell: `test_conformance = conformance_tests(MyCell)`.
+    """Return a pytest test that is parametrised by cells and checks.
 
-    A cell by name or class is tested with its default options and with every other choice of each
-    option; a `Subject` as it says.
+    A name or a class is tested with its default options and with every other choice of each
+    option; a `Subject` is tested with its own options.
 
     Args:
         cells: names, classes or Subjects.
-        compile: also compile them, some fifteen seconds each.
+        compile: also compile each cell, which takes about fifteen seconds.
+
+    Examples:
+        >>> from cellzoo.testing import conformance_tests
+        >>> test_conformance = conformance_tests("lstm", "gru")
     """
     import pytest
 
@@ -129,7 +153,7 @@ def conformance_tests(*cells: str | type[GatedCell] | Subject, compile: bool = F
         pytest.param(subject, check, id=f"{subject}-{check.__name__}".replace(" ", "-"))
         for cell in cells
         for subject in _subjects(cell)
-        for check in (*CHECKS, *((engines.compiles,) if compile else ()))
+        for check in all_checks(compile)
     ]
 
     @pytest.mark.parametrize(("subject", "check"), cases)
@@ -143,14 +167,20 @@ def conformance_tests(*cells: str | type[GatedCell] | Subject, compile: bool = F
     return test_conformance
 
 
+def all_checks(compile: bool) -> tuple[Check, ...]:
+    """Return all checks, with or without the check that compiles the cell."""
+    return (*CHECKS, engines.compiles) if compile else CHECKS
+
+
 def _subjects(cell: str | type[GatedCell] | Subject) -> list[Subject]:
+    """Return the subjects of a cell, one for each set of options."""
     if isinstance(cell, Subject):
         return [cell]
     return [Subject(cell, options) for options in variants(cell)]
 
 
 def _place(error: Exception) -> str:
-    """ " (file:line)" of the last line outside torch and cellzoo's engines: the author's."""
+    """Return " (file:line)" of the author's last line: outside torch and cellzoo's engines."""
     own = Path(__file__).parents[1]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

@@ -6,7 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cellzoo.config.compose import conf_folder, resolved, store_choices
+from cellzoo.config.checks import conf_folder
+from cellzoo.config.compose import resolved, store_choices
 from cellzoo.run.train import train
 
 store_choices()
