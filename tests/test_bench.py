@@ -386,7 +386,7 @@ WRONG_INPUT = {
     "lstmm": "unknown cell 'lstmm': did you mean 'lstm'?",
     "zz*": "unknown cell 'zz*'",
     "--engine lop": "unknown engine 'lop': did you mean 'loop'?",
-    "--shape 5,2,3": "--shape takes four positive whole numbers T,B,I,H, e.g. 100,32,64,64, not '5,2",
+    "--shape 5,2,3": "--shape takes T,B,I,H, four positive numbers such as 100,32,64,64, not '5",
     "--shape 5,2,3,0": "not '5,2,3,0'",
     "--shape 5,2,x,4": "not '5,2,x,4'",
     "--dtype float": "unknown dtype 'float': did you mean 'float",

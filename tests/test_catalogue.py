@@ -47,7 +47,7 @@ def test_what_is_verified_is_said(monkeypatch):
     assert first.startswith("1 of 3 are verified")
     assert others == [
         "Not checked against a paper: elman.",
-        "Unverified, the reference being from memory: gru.",
+        "Unverified, with a reference from memory: gru.",
     ]
 
 

@@ -34,7 +34,7 @@ class Shape(NamedTuple):
             sizes = []
         if len(sizes) != 4 or min(sizes) < 1:
             raise BenchError(
-                f"--shape takes four positive whole numbers T,B,I,H, e.g. 100,32,64,64, not {text!r}"
+                f"--shape takes T,B,I,H, four positive numbers such as 100,32,64,64, not {text!r}"
             )
         return cls(*sizes)
 

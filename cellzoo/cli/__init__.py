@@ -1,4 +1,4 @@
-"""The commands: train, sweep, compare, bench, check, cells, tasks."""
+"""The command line: train, sweep, compare, bench, check, cells, tasks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ cellzoo: a research framework for recurrent cell variants
   cellzoo sweep [overrides]      many runs: cell=lstm,gru seed=0,1,2
   cellzoo compare DIRECTORY      tables and plots of a sweep's runs
   cellzoo bench [CELL …]         time and memory beside torch.nn; --warm compiles ahead
-  cellzoo check FILE|NAME        whether cells do what every cell must: a line for each check
-  cellzoo cells [NAME]           the registered cells, or one's equations and options
+  cellzoo check FILE|NAME        conformance of cells to the contract, a line for each check
+  cellzoo cells [NAME]           the registered cells, or the equations and options of one
   cellzoo tasks [NAME]           the registered tasks
 
 Each takes --help; all take --plugin FILE_OR_MODULE (repeatable) and --debug (tracebacks).
@@ -28,47 +28,38 @@ Each takes --help; all take --plugin FILE_OR_MODULE (repeatable) and --debug (tr
 
 
 NAME = "CELLZOO_NAME"
-# Errors whose message says it all; others are printed with their type.
-SAID_WELL = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError)
+# The errors whose message suffices; others are printed with their type.
+CLEAR = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError)
 
 
 class UsageError(ValueError):
-    """A command line that makes no sense."""
+    """A command line that cannot be understood."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, 1 where a run failed, 2 for wrong usage."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run a command.
+
+    Args:
+        argv: the arguments after the name of the program; by default those of this process.
+
+    Returns:
+        The exit status: 0; 1 if a run or a check failed; 2 for wrong usage; 130 after Ctrl-C; 141
+        after a closed pipe.
+    """
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     common.add_argument("--plugin", action="append", default=[])
     common.add_argument("--debug", action="store_true")
     try:
-        said, rest = common.parse_known_args(arguments)
+        options, arguments = common.parse_known_args(argv)
     except argparse.ArgumentError as error:
-        return _say(str(error), 2)
-    debug = said.debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
+        return _fail(str(error), 2)
+    debug = options.debug or os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        if not rest or rest[0] in ("-h", "--help"):
-            print(USAGE, end="")
-            return 0 if rest else 2
-        command, *rest = rest
-        if command == "--version":
-            from cellzoo import __version__
-
-            print(__version__)
-            return 0
-        if command not in COMMANDS:
-            from cellzoo.names.registry import nearest
-
-            raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
-        from cellzoo.names.plugins import add_plugins
-
-        add_plugins(said.plugin)
-        return COMMANDS[command](rest, debug)
+        return _dispatch(arguments, options.plugin, debug)
     except SystemExit as stop:  # argparse, and Hydra's --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -76,13 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        named = isinstance(error, SAID_WELL) or type(error).__module__.startswith("cellzoo")
-        return _say(lines[0] if named else f"{type(error).__name__}: {lines[0]}", 2)
+        clear = isinstance(error, CLEAR) or type(error).__module__.startswith("cellzoo")
+        return _fail(lines[0] if clear else f"{type(error).__name__}: {lines[0]}", 2)
 
 
-def _say(message: str, status: int) -> int:
+def run() -> NoReturn:
+    """Run the console script."""
+    sys.exit(main())
+
+
+def _fail(message: str, status: int) -> int:
     print(f"cellzoo: {message}", file=sys.stderr)
     return status
+
+
+def _dispatch(arguments: list[str], plugins: list[str], debug: bool) -> int:
+    """Load the plugins, run the command and return the exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command == "--version":
+        from cellzoo import __version__
+
+        print(__version__)
+        return 0
+    if command not in COMMANDS:
+        from cellzoo.names.registry import nearest
+
+        raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
+    from cellzoo.names.plugins import add_plugins
+
+    add_plugins(plugins)
+    return COMMANDS[command](rest, debug)
 
 
 def _train(arguments: list[str], debug: bool) -> int:
@@ -95,7 +112,7 @@ def _train(arguments: list[str], debug: bool) -> int:
 def _sweep(arguments: list[str], debug: bool) -> int:
     from cellzoo.sweep.command import status_command, sweep_command
 
-    if any(each.split("=")[0] == "--status" for each in arguments):
+    if any(argument.split("=")[0] == "--status" for argument in arguments):
         return status_command(arguments)
     with _named(arguments, "sweep") as named:
         return sweep_command(named, debug)
@@ -144,15 +161,15 @@ COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
 
 @contextmanager
 def _named(arguments: list[str], command: str) -> Iterator[list[str]]:
-    """The overrides, with a name that no other run has where none is given."""
-    arguments = [each for each in arguments if each not in ("name=", "name=null")]
-    named = [each for each in arguments if each.startswith("name=")]
-    if any("," in each for each in named):
-        raise UsageError(f"a name is one name, not {named[0]!r}")
-    if named:
+    """Yield the overrides, with a unique name unless they contain one."""
+    arguments = [override for override in arguments if override not in ("name=", "name=null")]
+    names = [override for override in arguments if override.startswith("name=")]
+    if any("," in override for override in names):
+        raise UsageError(f"name takes a single name, not {names[0]!r}")
+    if names:
         yield arguments
         return
-    # By an environment variable, so that the other ranks of this run get the same name.
+    # The other ranks of this run get the name through the environment variable.
     inherited = os.environ.get(NAME)
     stamp = f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     os.environ[NAME] = inherited or stamp
@@ -161,8 +178,3 @@ def _named(arguments: list[str], command: str) -> Iterator[list[str]]:
     finally:
         if inherited is None:
             del os.environ[NAME]
-
-
-def run() -> NoReturn:
-    """The console script."""
-    sys.exit(main())
