@@ -16,7 +16,7 @@ from functools import partialmethod
 import torch
 
 from cellzoo import RNN
-from cellzoo.engines.compiled.library import Library
+from cellzoo.engines.compiled.cpu.library import Library
 
 SHAPES = [(60, 8, 88, 36), (100, 32, 64, 64), (100, 32, 256, 256)]
 ROUNDS, STEPS = 25, 10

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from cellzoo.engines.compiled.traced import Traced
+from cellzoo.engines.compiled.cuda.traced import Traced
 from cellzoo.engines.errors import EngineError
 
 DTYPES = {torch.float32: "tl.float32", torch.float64: "tl.float64", torch.float16: "tl.float16",

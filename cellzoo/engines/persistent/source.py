@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
-from cellzoo.engines.compiled.traced import Traced
+from cellzoo.engines.compiled.cuda.traced import Traced
 from cellzoo.engines.persistent.operations import (
     DTYPES,
     HELPERS,

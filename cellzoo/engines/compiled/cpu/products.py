@@ -1,6 +1,6 @@
-"""The products of a whole sequence by the code of `runtime.h`, where that is faster than torch's.
+"""The products of a whole sequence by the code of `runtime.h`, where it is faster than torch's.
 
-It comes with every library of steps; until one is loaded, torch multiplies.
+Every library of steps contains this code. Until one is loaded, torch makes the products.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from cellzoo.engines.compiled.library import Library
+from cellzoo.engines.compiled.cpu.library import Library
 
-NARROW = 16  # columns of a product for which torch's is as fast
+NARROW = 16  # below this number of columns torch is as fast
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """torch.nn.functional.linear, without a graph."""
+    """Compute torch.nn.functional.linear, without a graph."""
     library = _library_for(x, weight)
     if library is None:
         return functional.linear(x, weight, bias)
@@ -27,7 +27,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def outer(gradient: Tensor, v: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """gradientᵀ · v over all rows, in this precision; and the sums of the gradient's columns."""
+    """Return gradientᵀ · v over all rows, in this dtype, and the sums of the gradient's columns."""
     library = _library_for(v, gradient)
     if library is None or v.dtype != dtype:
         gradient, v = gradient.flatten(0, -2), v.flatten(0, -2)
@@ -43,7 +43,7 @@ def _library_for(x: Tensor, other: Tensor) -> Library | None:
 
 
 class FasterLinear(TorchFunctionMode):
-    """Has `linear` make what a projection asks of torch.nn.functional.linear."""
+    """Replace torch.nn.functional.linear in a projection by `linear`."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear and not kwargs and not torch.is_autocast_enabled("cpu"):
@@ -55,6 +55,8 @@ class FasterLinear(TorchFunctionMode):
 
 
 class _Linear(torch.autograd.Function):
+    """`linear` with a graph."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -65,9 +67,9 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph
             rows = gradient.flatten(0, -2)
-            found = gradient @ weight, rows.T @ x.flatten(0, -2), rows.sum(0)
+            gradients = gradient @ weight, rows.T @ x.flatten(0, -2), rows.sum(0)
         else:
             of_rows = linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-            found = of_rows, *outer(gradient, x, weight.dtype)
-        each = zip(found, ctx.needs_input_grad, strict=True)
-        return tuple(gradient if wanted else None for gradient, wanted in each)
+            gradients = of_rows, *outer(gradient, x, weight.dtype)
+        pairs = zip(gradients, ctx.needs_input_grad, strict=True)
+        return tuple(gradient if need else None for gradient, need in pairs)

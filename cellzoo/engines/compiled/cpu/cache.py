@@ -1,8 +1,8 @@
-"""The cache of compiled programs: plain shared libraries in a folder of the user's own.
+"""The cache of compiled programs: shared libraries in a folder that only the user may write.
 
-A program is `<key>.json`, which names its library by the library's own hash, so that a torn file
-or two processes that write at once are seen. `<identity>.link` holds the key that a cell's steps
-led to before, so that a later process need not trace them.
+A program is `<key>.json`, which names its library by the library's own hash. The hash reveals a
+torn file, and a race of two writers. `<identity>.link` holds the key of a cell's steps, so that a
+later process need not trace them.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from cellzoo.system.files import write_whole
 
 
 def folder() -> Path:
-    """The folder: loading a library runs code, so nobody else may write there.
+    """Return the folder, made if necessary.
+
+    Loading a library runs its code, so nobody else may write there.
 
     Raises:
-        CompileError: it belongs to another user, or others may write to it.
+        CompileError: the folder belongs to another user, or others may write to it.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    found = Path(base) / "cellzoo" / "compiled"
+    path = Path(base) / "cellzoo" / "compiled"
     try:
-        found.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise CompileError(f"no folder for compiled cells: {error}") from None
-    status = found.stat()
+    status = path.stat()
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise CompileError(f"{found} must be yours alone to write: chmod 700 it, or remove it")
-    return found
+        raise CompileError(f"{path} must be yours alone to write: chmod 700 it, or remove it")
+    return path
 
 
 def key(*parts: str) -> str:
-    """A hash of what a program depends on: these parts, torch, Python and the CPU."""
+    """Return a hash of these parts, torch, Python and the CPU, which a program depends on."""
     machine = [
         torch.__version__,
         platform.python_implementation() + platform.python_version(),
@@ -51,7 +53,7 @@ def key(*parts: str) -> str:
 
 
 def find(key: str) -> tuple[Path, dict[str, Any]] | None:
-    """A program's library and what was noted about it; None where it is not there whole."""
+    """Return a program's library and its notes; None if it is missing or damaged."""
     try:
         noted = json.loads((folder() / f"{key}.json").read_text())
         library = folder() / f"{noted['library']}.so"
@@ -62,7 +64,7 @@ def find(key: str) -> tuple[Path, dict[str, Any]] | None:
 
 
 def store(key: str, library: Path, noted: dict[str, Any]) -> None:
-    """Keep a program: its library first, then the note that names it."""
+    """Store a program: its library first, then the note that names it."""
     content = library.read_bytes()
     name = hashlib.sha256(content).hexdigest()
     write_whole(folder() / f"{name}.so", lambda target: target.write_bytes(content))
@@ -71,7 +73,7 @@ def store(key: str, library: Path, noted: dict[str, Any]) -> None:
 
 
 def linked(identity: str) -> str | None:
-    """The key that these steps led to before."""
+    """Return the key of these steps; None if they were never compiled."""
     try:
         return (folder() / f"{identity}.link").read_text()
     except OSError:
@@ -79,5 +81,5 @@ def linked(identity: str) -> str | None:
 
 
 def link(identity: str, key: str) -> None:
-    """Remember the key of these steps."""
+    """Store the key of these steps."""
     write_whole(folder() / f"{identity}.link", lambda target: target.write_text(key))

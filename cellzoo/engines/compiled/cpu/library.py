@@ -1,4 +1,4 @@
-"""A step's library, and how its loop over time, that of `runtime.h`, is called."""
+"""A step's shared library, and the call of its loop over time in `runtime.h`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.errors import CompileError
 
-SMALL = 1 << 20  # multiply-adds of a product for which another thread is not worth to be woken
+SMALL = 1 << 20  # multiply-adds of a product that are worth another thread
 DTYPES = {
     torch.float32: 6,
     torch.float64: 7,
@@ -25,10 +25,10 @@ DTYPES = {
     torch.int64: 4,
     torch.bool: 11,
     torch.int32: 3,
-}  # fmt: skip  (torch's numbers of them)
-# As runtime.h has it: dimensions of a tensor, at most; words of an argument, and of a product.
+}  # fmt: skip  (torch's numbers of its dtypes)
+# As in runtime.h: the most dimensions of a tensor, the words of an argument and of a product.
 DIMS, WORDS, WORDS_OF_PRODUCT = 6, 15, 9
-KEPT = 256  # sizes of tensors for which a library's arguments are kept
+KEPT = 256  # packed arguments that a library keeps, one for each set of tensor sizes
 
 # The arithmetic that the compiler's guards are written in.
 ARITHMETIC = {
@@ -40,24 +40,24 @@ ARITHMETIC = {
     "FloorDiv": operator.floordiv,
     "Max": max,
     "Min": min,
-    "And": lambda *each: all(each),
-    "Or": lambda *each: any(each),
+    "And": lambda *terms: all(terms),
+    "Or": lambda *terms: any(terms),
     "Not": operator.not_,
 }
 
 
 class Argument(NamedTuple):
-    """What a step reads or writes of a tensor.
+    """The part of a tensor that a step reads or writes.
 
     Attributes:
-        tensor: contiguous.
-        axis: what its first extent is: "time", the rows of a batch step by step, of which each
-            step sees its own; "turn", two of which steps take in turns, to read what the last one
-            wrote; "sum", of rows of the batch, or of its parts, each of which sees its own at all
-            steps; or none of these.
+        tensor: a contiguous tensor.
+        axis: the meaning of the first extent: "time", the rows of a batch step by step, where
+            each step sees its own rows; "turn", two turns, which steps use alternately, to read
+            what the last step wrote; "sum", the rows of the batch, or its parts, where each part
+            sees its own at all steps; or "", no such meaning.
         batched: whether a step sees rows of the batch.
-        first: what the first step sees of time, or of turns. Step -1 has rows for all sequences,
-            before the tensor.
+        first: the step of time, or the turn, that the first step sees. Step -1 has rows for all
+            sequences, before the tensor.
     """
 
     tensor: Tensor
@@ -67,24 +67,24 @@ class Argument(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether there is one for each part of a batch."""
+        """Return whether each part of a batch has its own."""
         return self.axis == "sum" and not self.batched
 
     @property
     def sizes(self) -> torch.Size:
-        """The tensor's, without how many rows it has over time."""
+        """Return the extents of the tensor, without the number of rows over time."""
         shape = self.tensor.shape
         return shape[1:] if self.axis == "time" else shape
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        """What a step sees, of a batch of this size."""
+        """Return the shape that a step sees, for this number of rows of the batch."""
         shape = self.tensor.shape[{"time": 1, "turn": 2, "sum": 1, "": 0}[self.axis] :]
         return (rows, *shape) if self.batched else tuple(shape)
 
     def packed(self) -> list[int]:
-        """As runtime.h has it."""
+        """Return the fields of runtime.h's Argument."""
         tensor, shape = self.tensor, self.shape(0)
-        # Not the tensor's own: of an extent of 1 it may be any.
+        # Not the tensor's own strides: the stride of an extent of 1 is arbitrary.
         sizes = tensor.shape
         strides = [math.prod(sizes[dim + 1 :]) * tensor.itemsize for dim in range(len(sizes))]
         turns = self.axis == "turn"
@@ -104,14 +104,14 @@ class Argument(NamedTuple):
 
 
 class Product(NamedTuple):
-    """One argument as another's product with a weight (or a part of its columns).
+    """The product of one argument with a weight, or with some columns of it, into another.
 
     Attributes:
         of, to: the places of the arguments.
-        add: whether it is added to what is there.
+        add: whether the product is added to the target.
         weight: (rows, columns).
-        columns: the first one that is used, and how many are.
-        turned: whether the weight is applied as it is to rows; else its transpose is.
+        columns: the first column, and the number of columns.
+        turned: whether rows are multiplied by the weight; else by its transpose.
     """
 
     of: int
@@ -123,11 +123,11 @@ class Product(NamedTuple):
 
     @property
     def address(self) -> int:
-        """Where the columns begin."""
+        """Return the address of the first column."""
         return self.weight.data_ptr() + self.columns[0] * self.weight.itemsize
 
     def packed(self) -> list[int]:
-        """As runtime.h has it."""
+        """Return the fields of runtime.h's Product."""
         weight, (_, width) = self.weight, self.columns
         rows, all_columns = weight.shape
         sizes = (rows, width, all_columns, 1) if self.turned else (width, rows, 1, all_columns)
@@ -135,15 +135,15 @@ class Product(NamedTuple):
 
 
 class Library:
-    """A step's compiled code, in its loop over time.
+    """The compiled code of a step, in its loop over time.
 
     Args:
         path: the shared library.
-        noted: what its caller must know: `sizes`, where each symbol is read, and `guards`, what
-            must hold of them.
+        noted: the notes of the compiler: `sizes`, the place of each symbolic size, and `guards`,
+            the conditions on them.
 
     Attributes:
-        loaded: the last one that was loaded, whose `linear` and `outer` are like any other's.
+        loaded: the library that was loaded last. All libraries have the same `linear` and `outer`.
     """
 
     loaded: ClassVar[Library | None] = None
@@ -170,8 +170,15 @@ class Library:
     ) -> None:
         """Run all steps; each part of the batch by itself.
 
+        Args:
+            arguments: the arguments of a step.
+            products: the products that the loop makes.
+            lengths: of the batch's sequences.
+            parts: the number of parts of the batch, each for a thread.
+            backwards: whether the last step comes first.
+
         Raises:
-            CompileError: the steps do something else for these sizes.
+            CompileError: the steps were compiled for other sizes, or fail.
         """
         bounds = lengths.bounds(parts)
         for first, end in pairwise(bounds):
@@ -198,7 +205,7 @@ class Library:
     def _pack(
         self, arguments: list[Argument], products: list[Product]
     ) -> tuple[array[int], array[int]]:
-        """As runtime.h has them. All but the addresses is made once for tensors of these sizes."""
+        """Return the fields for runtime.h. All but the addresses is kept for each set of sizes."""
         key = tuple(argument.sizes for argument in arguments)
         if key not in self._packed:
             if len(self._packed) == KEPT:
@@ -207,7 +214,7 @@ class Library:
                 array("q", (n for argument in arguments for n in argument.packed())),
                 array("q", (n for product in products for n in product.packed())),
             )
-        flat, more = (each[:] for each in self._packed[key])
+        flat, more = (packed[:] for packed in self._packed[key])
         for place, argument in enumerate(arguments):
             flat[place * WORDS] = argument.tensor.data_ptr()
         for place, product in enumerate(products):
@@ -215,6 +222,7 @@ class Library:
         return flat, more
 
     def _check(self, arguments: list[Argument], rows: int) -> None:
+        """Check the conditions on the sizes, for this number of rows of the batch."""
         sizes = self._noted["sizes"]
         shapes = [argument.shape(rows) for argument in arguments]
         known = {symbol: shapes[place][dim] for symbol, (place, dim) in sizes.items()}
@@ -223,28 +231,28 @@ class Library:
                 raise CompileError(f"compiled for other sizes: {guard} does not hold of {known}")
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """torch.nn.functional.linear of float32 or float64; all contiguous."""
+        """Compute torch.nn.functional.linear of contiguous float32 or float64 tensors."""
         rows, depth = x.numel() // x.shape[-1], x.shape[-1]
-        found = x.new_empty(*x.shape[:-1], len(weight))
+        y = x.new_empty(*x.shape[:-1], len(weight))
         self._code.cellzoo_linear(
             ctypes.c_int64(x.dtype == torch.float64),
-            *map(_address, (x, weight, bias, found)),
+            *map(_address, (x, weight, bias, y)),
             *map(ctypes.c_int64, (rows, depth, len(weight))),
             ctypes.c_int64(_threads(rows * depth * len(weight))),
         )
-        return found
+        return y
 
     def outer(self, gradient: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """gradientᵀ · v over all rows, and the sums of the gradient's columns; as `linear`."""
+        """Return gradientᵀ · v over all rows, and the sums of the gradient's columns."""
         rows, m, n = gradient.numel() // gradient.shape[-1], gradient.shape[-1], v.shape[-1]
-        found, sums = v.new_empty(m, n), v.new_empty(m)
+        product, sums = v.new_empty(m, n), v.new_empty(m)
         self._code.cellzoo_outer(
             ctypes.c_int64(v.dtype == torch.float64),
-            *map(_address, (gradient, v, found, sums)),
+            *map(_address, (gradient, v, product, sums)),
             *map(ctypes.c_int64, (rows, m, n)),
             ctypes.c_int64(_threads(rows * m * n)),
         )
-        return found, sums
+        return product, sums
 
 
 def _address(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -257,12 +265,12 @@ def _threads(multiply_adds: int) -> int:
 
 @once
 def _keep_freed_memory() -> None:
-    """Have glibc keep what a sequence frees for the next, instead of handing it back each time.
+    """Let glibc keep the memory that a sequence frees, instead of returning it each time.
 
-    To get its pages anew took a third of a backward pass.
+    Fetching the pages again took a third of a backward pass.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         trim_threshold, mmap_threshold = -1, -3
         libc.mallopt(trim_threshold, 1 << 30)
-        libc.mallopt(mmap_threshold, 1 << 25)  # the most that it takes
+        libc.mallopt(mmap_threshold, 1 << 25)  # the largest value that it accepts
