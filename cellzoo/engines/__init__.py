@@ -16,7 +16,15 @@ from cellzoo.engines import compiled, loop, native, persistent, scan
 from cellzoo.engines.errors import CompileError, EngineError
 from cellzoo.names.registry import nearest
 
-__all__ = ["ENGINES", "CompileError", "EngineError", "check_engine", "choose", "fastest"]
+__all__ = [
+    "ENGINES",
+    "CompileError",
+    "EngineError",
+    "candidates",
+    "check_engine",
+    "choose",
+    "fastest",
+]
 
 ENGINES: dict[str, ModuleType] = {
     "native": native,
@@ -45,22 +53,27 @@ def check_engine(name: str, cell: GatedCell) -> None:
 
 
 def choose(
-    name: str,
+    names: Sequence[str],
     layer: Sequence[GatedCell],
     x: Tensor,
     batch_sizes: Tensor | None = None,
     dt: Tensor | None = None,
     checkpoint_steps: int | None = None,
 ) -> tuple[str, list[str]]:
-    """The engine that runs this, and why the faster ones do not.
+    """Choose the engine for an input.
+
+    Args:
+        names: the engines to choose from, the preferred one first.
+        layer, x, batch_sizes, dt, checkpoint_steps: as in `loop.run`.
+
+    Returns:
+        The engine, and the reasons why the preferred ones decline.
 
     Raises:
-        EngineError: an engine asked for by name cannot.
+        EngineError: all of them decline; the message gives the reasons.
     """
     why: list[str] = []
-    # What needs no compilation, the faster first; see `fastest`.
-    auto = ("native", "scan", "loop") if layer[0].linear else ("native", "loop")
-    for candidate in auto if name == "auto" else (name,):
+    for candidate in names:
         reason = _ruled_out(candidate, layer[0])
         if candidate == "native" and checkpoint_steps is not None:
             reason = reason or "its kernels keep every step's states"
@@ -68,7 +81,7 @@ def choose(
         if reason is None:
             return candidate, why
         why.append(f"{candidate} declined: {reason}")
-    raise EngineError(f"engine {name!r} cannot run {layer[0].name}: {'; '.join(why)}")
+    raise EngineError(f"engine {names[-1]!r} cannot run {layer[0].name}: {'; '.join(why)}")
 
 
 def fastest(cell: GatedCell) -> list[str]:
@@ -81,10 +94,14 @@ def fastest(cell: GatedCell) -> list[str]:
     (784, 1, 1, 128). On CUDA compiled, persistent and scan were not measured: the first two run
     where they are asked for by name.
     """
-    order = ["compiled"] if cell._like.device.type == "cpu" else []
-    order += ["native"] if native.kernel(cell) else []
-    order += ["scan", "loop"] if cell.linear else ["loop"]
-    return [engine for engine in order if not _ruled_out(engine, cell)]
+    engines = [engine for engine in candidates(cell) if not _ruled_out(engine, cell)]
+    return [engine for engine in engines if engine != "native" or native.kernel(cell)]
+
+
+def candidates(cell: GatedCell) -> list[str]:
+    """Return the engines that "auto" chooses from for a cell, the fastest first."""
+    compiled = ["compiled"] if cell._like.device.type == "cpu" else []
+    return [*compiled, "native", *(["scan"] if cell.linear else []), "loop"]
 
 
 def _ruled_out(engine: str, cell: GatedCell) -> str | None:
