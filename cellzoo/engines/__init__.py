@@ -4,8 +4,6 @@ An engine is a module of two functions with the signatures of `loop.declines` an
 (without `checkpoint_steps` for `native`: its kernels save the states of every step).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """The plain loop: any cell, step by step. It is the reference implementation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """torch.nn's own fused kernels, for the cells that they compute exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

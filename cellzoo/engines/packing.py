@@ -1,7 +1,5 @@
 """Parts that engines share: directions, packed batches and checkpointed sequences."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -6,8 +6,6 @@ The recurrence s' = a ⊙ s + b is scanned. Two steps, (a, b) then (a', b'), com
 value above 1. The backward pass is the same scan from the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`RNN`: a sequence layer for any cell, with torch.nn.LSTM's signature and semantics."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import os

@@ -1,7 +1,5 @@
 """One run: from a resolved config to a result on disk."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

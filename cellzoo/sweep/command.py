@@ -1,7 +1,5 @@
 """`cellzoo sweep`: from a command line to many runs."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing

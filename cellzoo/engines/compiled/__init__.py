@@ -4,8 +4,6 @@ The input projection is one product before the loop. The steps of the loop are c
 author's update, forward and backward. The gradient of each weight is one product after the loop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial

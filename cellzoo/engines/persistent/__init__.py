@@ -8,8 +8,6 @@ Not measured, and not run on a GPU: none was available. The kernels were tested 
 interpreter (TRITON_INTERPRET=1), which runs them on the CPU, slowly.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import partial

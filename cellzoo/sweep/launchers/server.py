@@ -12,8 +12,6 @@ Every job is a process, and a process group, of its own. The jobs end with the s
 server ends with the sweep, however the sweep ends.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes
