@@ -1,72 +1,113 @@
-"""What the tests of cells share: random numbers, gradients, and a sequence layer written out.
+"""Helpers of the tests of cells: random parameters and states, comparisons, a plain loop.
 
-Everything is float64, so that two ways of computing one thing agree to many digits.
+Everything is float64: two computations of the same results agree to many digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cellzoo import RNN
-from cellzoo.testing.subject import F64
+from cellzoo.testing.differences import with_gradients
+from cellzoo.testing.sequences import packed_and_separate
+from cellzoo.testing.subject import F64, normal
 from cellzoo.testing.subject import as_given as in_form
 from cellzoo.testing.subject import as_tuple as tensors
 
 Step = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
 
 
-def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    """Random numbers that depend on the seed alone, as a leaf that takes a gradient."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(*shape, generator=generator, dtype=F64) * scale).requires_grad_()
-
-
 def shake(module: nn.Module, seed: int = 0, scale: float = 0.6) -> None:
-    """Give every parameter random values, those with a constant initial value too."""
+    """Give every parameter random values, including those with a constant initial value."""
     for number, parameter in enumerate(module.parameters()):
         with torch.no_grad():
-            parameter.copy_(normal(*parameter.shape, seed=seed + number, scale=scale))
+            parameter.copy_(scale * normal(*parameter.shape, seed=seed + number))
 
 
-def gradients(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients of one fixed random weighting of the outputs."""
-    loss = torch.zeros((), dtype=F64)
-    for number, output in enumerate(outputs):
-        if output.is_complex():
-            output = torch.view_as_real(output)
-        if output.requires_grad:
-            loss = loss + (output * normal(*output.shape, seed=100 + number).detach()).sum()
-    found = torch.autograd.grad(loss, list(inputs.values()), materialize_grads=True)
-    return dict(zip(inputs, found, strict=True))
+def make(name: str, **options) -> RNN:
+    """Return an RNN in float64 with random parameters that depend on the name."""
+    rnn = RNN(name, 3, 4, dtype=F64, **options)
+    shake(rnn, seed=sum(map(ord, name)))
+    return rnn
 
 
-def assert_same(got: Mapping[str, Tensor], want: Mapping[str, Tensor], atol: float = 1e-10) -> None:
-    """Compare by name; the message says which one differs."""
-    assert got.keys() == want.keys()
-    for name in want:
-        torch.testing.assert_close(
-            got[name], want[name], rtol=1e-12, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
-        )
+def random_state(rnn: RNN, batch: int, seed: int = 50) -> tuple[Tensor, ...]:
+    """Return random states; a state that is not real keeps the initial value."""
+    declared = rnn.cell().layout.states.values()
+    states = []
+    for i, (initial, state) in enumerate(
+        zip(tensors(rnn.initial_state(batch)), declared, strict=True)
+    ):
+        value = normal(*initial.shape, seed=seed + i) if initial.dtype == F64 else initial
+        states.append(value.detach().abs().requires_grad_() if state.positive else value)
+    return tuple(states)
+
+
+def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
+    """Copy the weights of gates, target's gate to source's; a bias without a source is 0."""
+    from_weights, to_weights = source.gate_weights(), target.gate_weights()
+    with torch.no_grad():
+        for gate, other in gates.items():
+            for block, from_block in zip(to_weights[gate], from_weights[other], strict=True):
+                if block is not None:
+                    block.copy_(torch.zeros(()) if from_block is None else sign * from_block)
+
+
+def with_gradient(**named: Tensor) -> dict[str, Tensor]:
+    """Return the tensors that require a gradient."""
+    return {name: tensor for name, tensor in named.items() if tensor.requires_grad}
 
 
 def everything(output: Tensor, state: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Output, states and every gradient, by name."""
-    outputs = {"output": output} | {f"state {i}": s for i, s in enumerate(tensors(state))}
-    return outputs | gradients(list(outputs.values()), inputs)
+    """Return the output, the states and every gradient by name."""
+    states = {f"state {i}": s for i, s in enumerate(tensors(state))}
+    return with_gradients({"output": output} | states, inputs)
+
+
+def assert_same(
+    got: Mapping[str, Tensor],
+    want: Mapping[str, Tensor],
+    atol: float = 1e-10,
+    rtol: float = 1e-12,
+) -> None:
+    """Compare by name; the message names the tensor that differs."""
+    assert got.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(
+            got[name], want[name], rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+# Relative to the size of a result, since a test cell may grow without bound.
+assert_equal = partial(assert_same, rtol=1e-9)
+
+
+def assert_outputs_equal(one: RNN, other: RNN) -> None:
+    """Compare the outputs and final states of two layers from one random state."""
+    x = normal(6, 3, 3)
+    state = in_form(random_state(one, 3))
+    torch.testing.assert_close(one(x, state), other(x, state), rtol=1e-12, atol=1e-12)
+
+
+def assert_packed_is_alone(rnn: RNN, lengths: Sequence[int], enforce_sorted: bool) -> None:
+    """Compare a packed batch with a separate run of each sequence, gradients included."""
+    batch = len(lengths)
+    x, state = normal(max(lengths), batch, rnn.input_size), random_state(rnn, batch)
+    assert_same(*packed_and_separate(rnn, x, state, None, lengths, enforce_sorted))
 
 
 def written_out(
     rnn: RNN, step: Step, x: Tensor, initial: Sequence[Tensor], dt: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`rnn` by a plain loop over `step(p, x_t, *states)`, with no help from cellzoo.
+    """Compute the layers by a plain loop over `step(p, x_t, *states)`, without cellzoo.
 
-    p holds the parameters of one layer and direction under the cell's own names.
+    p holds the parameters of one layer and direction under the names of the cell.
     """
     directions = 2 if rnn.bidirectional else 1
     parameters = dict(rnn.named_parameters())
@@ -87,70 +128,3 @@ def written_out(
             finals.append(states)
         x = torch.cat(sides, -1)
     return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-
-
-def random_state(rnn: RNN, batch: int, seed: int = 50) -> tuple[Tensor, ...]:
-    """A random state of the right shapes; those that are not real keep their initial values."""
-    declared = rnn.cell().layout.states.values()
-    drawn = []
-    for i, (initial, state) in enumerate(
-        zip(tensors(rnn.initial_state(batch)), declared, strict=True)
-    ):
-        value = normal(*initial.shape, seed=seed + i) if initial.dtype == F64 else initial
-        drawn.append(value.detach().abs().requires_grad_() if state.positive else value)
-    return tuple(drawn)
-
-
-def with_gradient(**named: Tensor) -> dict[str, Tensor]:
-    """Those that take a gradient."""
-    return {name: tensor for name, tensor in named.items() if tensor.requires_grad}
-
-
-def assert_packed_is_alone(rnn: RNN, lengths: Sequence[int], enforce_sorted: bool) -> None:
-    """A packed batch gives what each of its sequences gives by itself, gradients too."""
-    steps, batch = max(lengths), len(lengths)
-    x, state = normal(steps, batch, rnn.input_size), random_state(rnn, batch)
-    inputs = with_gradient(x=x, **{f"s{i}": s for i, s in enumerate(state)})
-    inputs |= dict(rnn.named_parameters())
-    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=enforce_sorted)
-    output, final = rnn(packed, in_form(state))
-    assert isinstance(output, PackedSequence)
-    got = everything(pad_packed_sequence(output)[0], final, inputs)
-    outputs, finals = [], []
-    for b, length in enumerate(lengths):
-        alone = tuple(s[:, b : b + 1] for s in state)
-        out, last = rnn(x[:length, b : b + 1], in_form(alone))
-        outputs.append(torch.cat([out, out.new_zeros(steps - length, 1, rnn.output_size)]))
-        finals.append(tensors(last))
-    final = tuple(torch.cat(parts, 1) for parts in zip(*finals, strict=True))
-    assert_same(got, everything(torch.cat(outputs, 1), final, inputs))
-
-
-def assert_equal(got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
-    """To rounding: a test cell may grow without bound, so relative to its size."""
-    assert got.keys() == want.keys()
-    for name in want:
-        torch.testing.assert_close(got[name], want[name], rtol=1e-9, atol=1e-10)
-
-
-def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
-    """Copy gates' weights: target's gate to source's; a bias that source lacks is 0."""
-    theirs, ours = source.gate_weights(), target.gate_weights()
-    with torch.no_grad():
-        for gate, other in gates.items():
-            for block, from_block in zip(ours[gate], theirs[other], strict=True):
-                if block is not None:
-                    block.copy_(torch.zeros(()) if from_block is None else sign * from_block)
-
-
-def assert_outputs_equal(one: RNN, other: RNN) -> None:
-    x = normal(6, 3, 3)
-    state = random_state(one, 3)
-    state = state if len(state) > 1 else state[0]
-    torch.testing.assert_close(one(x, state), other(x, state), rtol=1e-12, atol=1e-12)
-
-
-def make(name: str, **options) -> RNN:
-    rnn = RNN(name, 3, 4, dtype=F64, **options)
-    shake(rnn, seed=sum(map(ord, name)))
-    return rnn

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.flop_counter
 from cases import CASES, SIZES, STACKS, build
 from helpers import (
     F64,
@@ -360,6 +361,45 @@ def test_auto_settles_on_another_where_nothing_can_be_compiled(cell, engine, mon
     assert rnn.engine == engine
 
 
+@pytest.mark.usefixtures("_as_plain_functions")
+def test_auto_is_compiled_from_the_first_call_with_gradients_on(monkeypatch):
+    rnn, x = RNN("peephole_lstm", 3, 4), torch.randn(5, 2, 3)
+    rnn(x)
+    assert rnn.ran.startswith("loop (chosen)")  # CELLZOO_COMPILE=0 in tests
+    monkeypatch.delenv("CELLZOO_COMPILE")
+    with torch.no_grad():
+        rnn(x)
+    assert rnn.ran.startswith("loop (chosen)")
+    rnn(x)
+    assert rnn.ran == rnn.explain() == "compiled (chosen)"
+    rnn.eval()
+    with torch.no_grad():  # once it is compiled, without gradients too
+        rnn(x)
+    assert rnn.ran == "compiled (chosen)"
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        rnn(x)
+    assert rnn.ran.startswith("loop (chosen); compiled declined: a dispatch mode does not see")
+    assert counter.get_total_flops() == 2 * 5 * 2 * 16 * (3 + 4)
+    assert rnn.engine == "auto"
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_auto_tries_to_compile_once(monkeypatch):
+    tried = []
+
+    def no_compiler(*arguments, **keywords):
+        tried.append(1)
+        raise FileNotFoundError("no C++ compiler")
+
+    monkeypatch.setattr(inductor, "build", no_compiler)
+    monkeypatch.delenv("CELLZOO_COMPILE")
+    rnn = RNN("gru", 3, 4)
+    for _ in range(2):
+        rnn(torch.randn(5, 2, 3))
+        assert rnn.ran == ("native (chosen); compiled declined: FileNotFoundError: no C++ compiler")
+    assert tried == [1, 1]  # forward and backward
+
+
 def test_whatever_makes_a_library_is_part_of_its_key(monkeypatch, tmp_path):
     """A library that an earlier version left must not be found by a later one."""
     for room in ("cells", "engines"):
@@ -634,6 +674,7 @@ RUN = """
 import sys
 import time
 import torch
+import torch.utils.flop_counter
 from cellzoo import RNN
 from cellzoo.engines.compiled.cpu import inductor
 count, compile_ = [], inductor.build

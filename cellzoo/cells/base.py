@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellzoo.cells import purity
-from cellzoo.cells.declare import State
 from cellzoo.cells.layout import Layout
 from cellzoo.cells.preactivations import PreActivations
 from cellzoo.cells.prepared import PreparedCell, Products
@@ -247,16 +246,13 @@ class GatedCell(nn.Module):
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
         """Return the initial value of each state, (batch, width), in declared order."""
-        like = self._like
-        return tuple(
-            torch.full(
-                (batch, self.width(state.width)),
-                state.initial,
-                dtype=_state_dtype(state, like.dtype),
-                device=like.device,
-            )
-            for state in self.layout.states.values()
-        )
+        dtype, device = self._like.dtype, self._like.device
+        states = []
+        for state in self.layout.states.values():
+            kind = dtype.to_complex() if state.dtype == "complex" else state.dtype or dtype
+            shape = batch, self.width(state.width)
+            states.append(torch.full(shape, state.initial, dtype=kind, device=device))
+        return tuple(states)
 
     def step(self, x_t: Tensor, state: Any = None, dt: Tensor | None = None) -> tuple[Tensor, Any]:
         """Run one step by itself.
@@ -458,9 +454,3 @@ def positive(name: str, value: Any) -> int:
     if value <= 0:
         raise ValueError(f"{name} must be greater than zero, not {value}")
     return value
-
-
-def _state_dtype(state: State, dtype: torch.dtype) -> torch.dtype:
-    if state.dtype == "complex":
-        return dtype.to_complex()
-    return state.dtype or dtype

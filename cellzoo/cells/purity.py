@@ -13,6 +13,8 @@ import inspect
 import itertools
 import random
 import sys
+from collections.abc import Iterable
+from traceback import walk_stack, walk_tb
 from types import FrameType
 from typing import Any
 
@@ -96,12 +98,14 @@ def _run_once(cell: Cell, training: bool) -> list[str]:
             names = [*cell._parameters, *cell.options, *cell._buffers]
             unknown = getattr(error, "name", None)
             hint = f": {nearest(unknown, names)}" if error.obj is prepared.cell and unknown else ""
-            raise AttributeError(f"{cell.name}.update{_line(cell, error)}: {error}{hint}") from None
+            raise AttributeError(
+                f"{cell.name}.update{_error_line(cell, error)}: {error}{hint}"
+            ) from None
         except Exception as error:
             if "meta" not in str(error).lower():
                 raise
             raise ImpureUpdateError(
-                f"{cell.name}.update reads a tensor's values in Python{_line(cell, error)}: "
+                f"{cell.name}.update reads a tensor's values in Python{_error_line(cell, error)}: "
                 f"{_first_line(error)}"
             ) from error
         if generators != _generators():
@@ -211,7 +215,7 @@ class _Watch(TorchDispatchMode):
         return not any(value is constant for constant in self.constants)
 
     def refuse(self, operation: str, reason: str) -> None:
-        line = _line_of_frame(self.cell, sys._getframe())
+        line = _running_line(self.cell)
         raise ImpureUpdateError(f"{self.cell.name}.update {reason} ({operation}{line})")
 
 
@@ -219,7 +223,7 @@ def _guard(shadow: Cell) -> Cell:
     """Give the cell a class that refuses attribute writes."""
 
     def refuse(self: Any, name: str, value: Any = None) -> None:
-        line = _line_of_frame(shadow, sys._getframe())
+        line = _running_line(shadow)
         raise ImpureUpdateError(
             f"{shadow.name}.update writes self.{name}{line}; make it a state instead"
         )
@@ -233,25 +237,21 @@ def _guard(shadow: Cell) -> Cell:
     return shadow
 
 
-def _line_of_frame(cell: Cell, frame: FrameType | None) -> str:
-    """Return ", file:line" of the author's code in the stack."""
+def _line(cell: Cell, frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Return ", file:line" of the author's code in these frames, the last of which is innermost."""
     source = inspect.getfile(type(cell).update)
-    while frame is not None:
-        if frame.f_code.co_filename == source:
-            return f", {source}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+    lines = [line for frame, line in frames if frame.f_code.co_filename == source]
+    return f", {source}:{lines[-1]}" if lines else ""
 
 
-def _line(cell: Cell, error: BaseException) -> str:
-    """Return ", file:line" of the author's code in a traceback."""
-    trace, line = error.__traceback__, ""
-    source = inspect.getfile(type(cell).update)
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == source:
-            line = f", {source}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return line
+def _error_line(cell: Cell, error: BaseException) -> str:
+    """Return ", file:line" of the author's code that raised an error."""
+    return _line(cell, walk_tb(error.__traceback__))
+
+
+def _running_line(cell: Cell) -> str:
+    """Return ", file:line" of the author's code that is running."""
+    return _line(cell, reversed([*walk_stack(sys._getframe())]))
 
 
 def _first_line(error: BaseException) -> str:

@@ -43,7 +43,7 @@ def list_cells(pattern: str = "*") -> list[str]:
     Example:
         >>> import cellzoo
         >>> cellzoo.list_cells("layernorm_*")
-        ['layernorm_elman', 'layernorm_gru', 'layernorm_lstm']
+        ['layernorm_elman', 'layernorm_gru', 'layernorm_indrnn', 'layernorm_lstm']
     """
     return cells.names(pattern)
 

@@ -77,11 +77,7 @@ def run_one_direction(
 
 
 def run_segments(
-    tensors: Sequence[Tensor],
-    initial: States,
-    batch_sizes: Tensor,
-    reverse: bool,
-    run: Run,
+    tensors: Sequence[Tensor], initial: States, batch_sizes: Tensor, reverse: bool, run: Run
 ) -> tuple[Tensor, States]:
     """Run one direction of a packed batch by `run`, which takes dense input only.
 

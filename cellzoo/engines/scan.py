@@ -19,6 +19,7 @@ from cellzoo.cells.base import GatedCell
 from cellzoo.cells.prepared import PreparedCell, run_update
 from cellzoo.engines.errors import EngineError
 from cellzoo.engines.packing import States, run_projected
+from cellzoo.engines.private import is_transformed
 
 # On the CPU, the elements of a step from which step by step is faster than pairs of steps.
 WIDE = 2048
@@ -30,7 +31,7 @@ def declines(
     """Return the reason why this cannot be scanned; None if it can."""
     if not layer[0].linear:
         return f"the states of {layer[0].name} do not enter linearly"
-    if torch._C._functorch.maybe_current_level() is not None:
+    if is_transformed():
         return "its backward pass has no rule for torch.func's transforms"
     if torch.compiler.is_compiling():
         return "torch.compile and torch.export trace the loop themselves"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from cellzoo.names.registry import closest
 from cellzoo.nn.inits import Init
 
 Layers = list[list[GatedCell]]  # by layer, then by direction
+_one_trial = RLock()  # threads that use a cell for the first time compile it once
 DEFAULTS = {  # of the arguments that `repr` shows where they differ
     "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
     "engine": "auto", "checkpoint_steps": None,
@@ -49,10 +52,11 @@ class RNN(nn.Module):
         device, dtype: The device and dtype of the parameters.
         init: The init scheme: a name, a mapping of `name`, options and `blocks`, or an `Init`.
         forget_bias, chrono: See `Init`.
-        engine: "auto" (native where it is exact, else scan where the cell is linear, else loop),
-            or the name of an engine ("native", "compiled", "scan", "loop"; on CUDA also
-            "persistent"). See `explain` and `settle_engine`. On CUDA, compiled and persistent
-            were not measured.
+        engine: "auto", the fastest engine that runs the input on this machine; or an engine by
+            name ("native", "compiled", "scan", "loop"; on CUDA also "persistent"). "auto" compiles
+            a cell at its first call with gradients, once per machine (about 5 s); before that, and
+            where CELLZOO_COMPILE=0 is set, it is the fastest of the others. See `explain` and
+            `settle_engine`. On CUDA, compiled and persistent were not measured.
         checkpoint_steps: The interval in time steps at which states are kept for the backward
             pass. The states between are recomputed, which saves memory and takes time. None: keep
             the states of every step.
@@ -129,6 +133,7 @@ class RNN(nn.Module):
         self._directions = (False, True) if bidirectional else (False,)  # whether in reverse
         self._cells: list[GatedCell] = []  # layer by layer, without parameters
         self._ran: tuple[str, list[str]] | None = None
+        self._compiled: dict[Any, str | None] = {}  # failures of compilation, by context
         self._add_cells(kind, device, dtype, options)
         engines.check_engine(engine, self._cells[0])
         purity.check(self.cell())
@@ -290,9 +295,7 @@ class RNN(nn.Module):
         for number, layer in enumerate(layers):
             if number and self.dropout and self.training:
                 x = dropout(x, self.dropout)
-            self._ran = engines.choose(
-                self.engine, layer, x, batch_sizes, dt, self.checkpoint_steps
-            )
+            self._ran = self._choose(layer, x, batch_sizes, dt, may_compile=True)
             run = engines.ENGINES[self._ran[0]].run
             if self.checkpoint_steps is not None and torch.is_grad_enabled():
                 run = partial(run, checkpoint_steps=self.checkpoint_steps)
@@ -377,6 +380,9 @@ class RNN(nn.Module):
     def explain(self, x: Tensor | None = None) -> str:
         """Return the engine that runs an input, and the reasons that rule out faster engines.
 
+        This does not compile: before the first call with gradients, the engine is that of a call
+        without.
+
         Args:
             x: An input, time first; None: one time step of one sequence.
 
@@ -385,10 +391,41 @@ class RNN(nn.Module):
         """
         if x is None:
             x = self._like().new_zeros(1, 1, self.input_size)
+        return self._in_words(*self._choose(self._layers()[0], x))
+
+    def _choose(
+        self,
+        layer: list[GatedCell],
+        x: Tensor,
+        batch_sizes: Tensor | None = None,
+        dt: Tensor | None = None,
+        may_compile: bool = False,
+    ) -> tuple[str, list[str]]:
+        """Return the engine that runs an input of one layer, and the reasons against faster ones.
+
+        "auto" uses the compiled engine after a successful trial in the same context.
+        """
+        names, reasons = [self.engine], []
+        if self.engine == "auto":
+            names = engines.candidates(layer[0])
+            context = (x.dtype, x.device, torch.is_autocast_enabled(x.device.type), self.training)
+            compiles = may_compile and self._should_compile()
+            untried = compiles and context not in self._compiled
+            if untried and engines.compiled.declines(layer, x, batch_sizes, dt) is None:
+                self._compiled[context] = self._trial("compiled")
+            if failure := self._compiled.get(context):
+                reasons.append(f"compiled declined: {failure}")
+            if "compiled" in names and (failure or not (compiles or context in self._compiled)):
+                names.remove("compiled")
         steps = self.checkpoint_steps
-        return self._in_words(
-            *engines.choose(self.engine, self._layers()[0], x, checkpoint_steps=steps)
-        )
+        engine, declined = engines.choose(names, layer, x, batch_sizes, dt, steps)
+        return engine, reasons + declined
+
+    def _should_compile(self) -> bool:
+        """Return whether this call trains the cell, or an earlier one compiled it."""
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        allowed = os.environ.get("CELLZOO_COMPILE") != "0"
+        return allowed and (trains or None in self._compiled.values())
 
     @property
     def ran(self) -> str | None:
@@ -401,11 +438,11 @@ class RNN(nn.Module):
         return "; ".join([engine + chosen, *reasons])
 
     def settle_engine(self) -> list[str]:
-        """Replace the engine "auto" by the fastest engine here, compiled if need be, after a trial.
+        """Replace the engine "auto" by the name of the engine that it stands for, after a trial.
 
-        The result depends on the cell, its options, dtype and device, on autocast, and on the
-        machine. An engine that was chosen by name stays. On CUDA nothing was measured: there the
-        result is native, scan or the loop.
+        The cell is compiled now if it never was on this machine. The engine depends on the cell,
+        its options, dtype and device, on autocast, and on the machine. An engine that was chosen
+        by name stays. On CUDA nothing was measured: there the result is native, scan or the loop.
 
         Returns:
             One line for each faster engine with the reason that rules it out.
@@ -414,26 +451,31 @@ class RNN(nn.Module):
         if self.engine != "auto":
             return reasons
         for candidate in engines.fastest(self.cell()):
-            trial = copy.deepcopy(self)  # a projection in training may write to its buffers
-            trial.engine = candidate
-            try:
-                trial._try()
-            except engines.EngineError as error:
-                reasons.append(str(error))
-            else:
+            failure = self._trial(candidate)
+            if failure is None:
                 self.engine = candidate
                 break
+            reasons.append(failure)
         return reasons
 
-    def _try(self) -> None:
-        """Run a forward and a backward pass over two steps."""
+    def _trial(self, engine: str) -> str | None:
+        """Run two steps forward and backward by an engine; return the reason if it fails."""
+        trial = copy.copy(self)
+        trial.engine = engine
+        # A projection in training may write to its buffers.
+        trial.__dict__["_buffers"] = {n: None if b is None else b.clone()
+                                      for n, b in self._buffers.items()}  # fmt: skip
         x = self._like().new_zeros(2, 2, self.input_size)
         devices = [x.device] if x.is_cuda else []
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            output, _ = self(x)
-            parameters = [p for p in self.parameters() if p.requires_grad]
-            if parameters:
-                torch.autograd.grad(output.float().sum(), parameters, allow_unused=True)
+        with _one_trial, torch.random.fork_rng(devices), torch.enable_grad():
+            try:
+                output, _ = trial(x)
+                parameters = [p for p in self.parameters() if p.requires_grad]
+                if parameters:
+                    torch.autograd.grad(output.float().sum(), parameters, allow_unused=True)
+            except engines.EngineError as error:
+                return str(error)
+        return None
 
     def _like(self) -> Tensor:
         """Return a parameter, for its dtype and device."""

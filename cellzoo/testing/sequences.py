@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -136,10 +137,38 @@ def packed(subject: Subject) -> None:
     rnn = subject.rnn(bidirectional=True)
     lengths = [1, 4, 2, 4]
     x, dt, states = normal(4, 4, rnn.input_size), elapsed(rnn, 4, 4), warm_state(rnn, 4)
+    got, want = packed_and_separate(rnn, x, states, dt, lengths)
+    assert_same(
+        got,
+        want,
+        f"Sequences of the lengths {lengths} were packed, and run separately. Usual cause: "
+        f"`project` expects x of shape (T, B, I); packed x is (rows, I)",
+        rnn,
+    )
+
+
+def packed_and_separate(
+    rnn: RNN,
+    x: torch.Tensor,
+    states: tuple[torch.Tensor, ...],
+    dt: torch.Tensor | None,
+    lengths: Sequence[int],
+    enforce_sorted: bool = False,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the results and gradients of a packed batch, and those of each sequence alone.
+
+    Args:
+        rnn: the layers.
+        x: the sequences, (T, B, I).
+        states: the initial states, (layers × directions, B, width) each.
+        dt: the elapsed times, (T, B); None for a cell without elapsed time.
+        lengths: the length of each sequence.
+        enforce_sorted: as in `pack_padded_sequence`.
+    """
     inputs = inputs_of(rnn, x, states)
 
     def pack(tensor: torch.Tensor) -> PackedSequence:
-        return pack_padded_sequence(tensor, torch.tensor(lengths), enforce_sorted=False)
+        return pack_padded_sequence(tensor, torch.tensor(lengths), enforce_sorted=enforce_sorted)
 
     output, final = rnn(pack(x), as_given(states), None if dt is None else pack(dt).data)
     got = with_gradients(results(rnn, pad_packed_sequence(output)[0], final), inputs)
@@ -148,16 +177,10 @@ def packed(subject: Subject) -> None:
         alone = tuple(s[:, b : b + 1] for s in states)
         part, last = rnn(x[:length, b : b + 1], as_given(alone),
                          None if dt is None else dt[:length, b : b + 1])  # fmt: skip
-        outputs.append(torch.cat([part, part.new_zeros(4 - length, 1, rnn.output_size)]))
+        outputs.append(torch.cat([part, part.new_zeros(len(x) - length, 1, rnn.output_size)]))
         finals.append(as_tuple(last))
     final = as_given(tuple(torch.cat(parts, 1) for parts in zip(*finals, strict=True)))
-    assert_same(
-        got,
-        with_gradients(results(rnn, torch.cat(outputs, 1), final), inputs),
-        f"Sequences of the lengths {lengths} were packed, and run separately. Usual cause: "
-        f"`project` expects x of shape (T, B, I); packed x is (rows, I)",
-        rnn,
-    )
+    return got, with_gradients(results(rnn, torch.cat(outputs, 1), final), inputs)
 
 
 def backwards(subject: Subject) -> None:

@@ -28,7 +28,7 @@ from cellzoo.engines.compiled.precision import autocast_to
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.errors import CompileError
 from cellzoo.engines.packing import States, run_directions, run_one_direction
-from cellzoo.engines.private import is_transformed, keeps_graph
+from cellzoo.engines.private import is_dispatched, is_transformed, keeps_graph
 
 #: The programs that run a cell's steps, by the type of device.
 PROGRAMS: dict[str, type[Programs]] = {"cpu": CPUPrograms, "cuda": Chunked}
@@ -59,6 +59,8 @@ def untraceable(cell: GatedCell) -> str | None:
     dtype = cell._like.dtype
     if is_transformed():
         return "torch.func's transforms do not reach into compiled code"
+    if is_dispatched():
+        return "a dispatch mode does not see the operations of compiled code"
     if torch.compiler.is_compiling():
         return "torch.compile and torch.export trace the loop themselves"
     odd = [n for n, s in cell.layout.states.items() if s.dtype not in (None, dtype)]

@@ -125,7 +125,7 @@ class Discovery:
         """Return the places of the projected tensors that a forward step reads."""
         return self.kept if self.whole else list(range(len(self.projected)))
 
-    def _each(self, extras: Tensors) -> Iterable[tuple[Tensor, bool]]:
+    def with_spread(self, extras: Tensors) -> Iterable[tuple[Tensor, bool]]:
         """Return each extra, or its gradient, with its `spread`."""
         return zip(extras, self.spread, strict=True)
 
@@ -183,8 +183,8 @@ class Discovery:
                 )
         same = [n for n, state in enumerate(step.states) if state is step.output]
         self.output = same[0] if same else Shape(step.output.shape[-1], step.output.dtype)
-        made = self.projection if self.completes else ()
-        self.extras = [n for n in read if getattr(cell, n) is not None and n not in made]
+        of_engine = self.projection if self.completes else ()
+        self.extras = [n for n in read if getattr(cell, n) is not None and n not in of_engine]
         extras = [getattr(skeleton, name) for name in self.extras]
         self.spread = [operations.spreads(extra) for extra in extras]
         blocks = [(name, b.kind, b.operand, b.heads) for name, b in layout.blocks.items()]

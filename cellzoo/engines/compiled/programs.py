@@ -7,6 +7,7 @@ first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from cellzoo.cells.prepared import PreparedCell
 from cellzoo.engines.compiled.cpu.products import linear, outer
-from cellzoo.engines.compiled.groups import Gradients, Inputs, Parameters, Result, Saved, Tensors
+from cellzoo.engines.compiled.groups import Gradients, Inputs, Result, Saved, Tensors
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.precision import autocast_to
 from cellzoo.engines.compiled.steps import Steps
@@ -26,9 +27,15 @@ COMPILE = True  # tests also run the steps as plain functions
 class Programs:
     """The forward and the backward pass of a cell's steps over a sequence.
 
+    A subclass has `_forward` and `_backward`, which compute the same as `Steps.forward` and
+    `Steps.backward`. The latter may overwrite the saved tensors.
+
     Args:
         steps: the steps.
     """
+
+    _forward: Callable[..., Result]
+    _backward: Callable[..., Gradients]
 
     COMPLETE = False  # whether a step computes what `project` computes after its product
     PACKED = False  # whether sequences may differ in length
@@ -116,23 +123,6 @@ class Programs:
         """Return the projected tensors for `_forward`."""
         sequences, projection = inputs.sequences, inputs.projection
         return [functional.linear(*sequences, *projection)] if projection else [*sequences]
-
-    def _forward(
-        self, lengths: Lengths, projected: Tensors, initial: Tensors, parameters: Parameters
-    ) -> Result:
-        """Run `Steps.forward` in a faster way."""
-        raise NotImplementedError
-
-    def _backward(
-        self,
-        lengths: Lengths,
-        saved: Saved,
-        of_output: Tensor,
-        of_final: Tensors,
-        parameters: Parameters,
-    ) -> Gradients:
-        """Run `Steps.backward` in a faster way; it may overwrite the saved tensors."""
-        raise NotImplementedError
 
     def _after_the_loop(
         self, weights: Tensors, operands: Tensors, gradients: Tensors

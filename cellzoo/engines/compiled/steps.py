@@ -21,14 +21,7 @@ from cellzoo.cells.prepared import run_update
 from cellzoo.cells.protocol import Cell
 from cellzoo.engines.compiled.discovery import Discovery
 from cellzoo.engines.compiled.formulas import Formulas
-from cellzoo.engines.compiled.groups import (
-    Gradients,
-    Parameters,
-    Result,
-    Saved,
-    Tensors,
-    grouped,
-)
+from cellzoo.engines.compiled.groups import Gradients, Parameters, Result, Saved, Tensors, grouped
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.projection import completed
 from cellzoo.engines.packing import RunningStates
@@ -90,14 +83,14 @@ class Steps(Discovery):
             *saved_now, (of_this,) = grouped(now, *sizes)
             sums = [
                 total.new_zeros(size, *total.shape) if spread else total
-                for total, spread in self._each(totals)
+                for total, spread in self.with_spread(totals)
             ]
             step = self.backward_step(
                 Saved(*saved_now), of_this, running.resize(size), sums, parameters
             )
             totals = [
                 total + of.sum(0) if spread else of
-                for (total, spread), of in zip(self._each(totals), step.extras, strict=True)
+                for (total, spread), of in zip(self.with_spread(totals), step.extras, strict=True)
             ]
             running.now = tuple(self.through_whole(step.products, parameters, step.states))
             results.append([tensor for group in step[2:] for tensor in group])
@@ -185,9 +178,9 @@ class Steps(Discovery):
             new, output, operands = self._update(cell, now, parameters, shifts)
             return (*new, output), operands
 
-        extras = [e.expand(batch, -1) if s else e for e, s in self._each(parameters.extras)]
-        made: Any = torch.func.vjp(update, saved, shifts, extras, has_aux=True)
-        _, vjp, operands = made
+        extras = [e.expand(batch, -1) if s else e for e, s in self.with_spread(parameters.extras)]
+        results: Any = torch.func.vjp(update, saved, shifts, extras, has_aux=True)
+        _, vjp, operands = results
         of_saved, of_late, of_extras = vjp((*of_new, of_output))
         of_old = self._through_products(of_saved, weights, states)
         sums = [total + part for total, part in zip(sums, of_extras, strict=True)]
@@ -218,7 +211,13 @@ class Steps(Discovery):
         """
         layout = cell.layout
         biases = self._biases(parameters.biases)
-        x = Part.of_x(self._named(cell, saved.projected), layout.x_sizes)
+        if self.completes:
+            with Formulas():
+                projected = completed(cell, saved.projected[0])
+        else:
+            names = [self.projected[place] for place in self.kept]
+            projected = dict(zip(names, saved.projected, strict=True))
+        x = Part.of_x(projected, layout.x_sizes)
         operands: list[Tensor] = []
 
         def multiply(gate: str | tuple[str, ...], v: Tensor) -> Any:
@@ -248,14 +247,6 @@ class Steps(Discovery):
             step = run_update(cell, a, states_type(tuple(layout.states))(*saved.states))
         return list(step.states), step.output, operands
 
-    def _named(self, cell: Cell, projected: Tensors) -> dict[str, Tensor]:
-        """Return the kept projections by name."""
-        if self.completes:
-            with Formulas():
-                return completed(cell, projected[0])
-        names = [self.projected[place] for place in self.kept]
-        return dict(zip(names, projected, strict=True))
-
     def _sum(self, projected: Tensors, product: Tensor, biases: Tensors) -> Tensor:
         total = projected[self.projected.index("all")] + product
         return total + biases[0] if biases else total
@@ -270,8 +261,8 @@ class Steps(Discovery):
             def apply(*states: Tensor, names: Any = names, weight: Tensor = weight) -> Tensor:
                 return self.product(names, self.operand(names, states), weight)
 
-            made: Any = torch.func.vjp(apply, *states)
-            gradients = [a + b for a, b in zip(gradients, made[1](of_product), strict=True)]
+            results: Any = torch.func.vjp(apply, *states)
+            gradients = [a + b for a, b in zip(gradients, results[1](of_product), strict=True)]
         return gradients
 
     def _biases(self, biases: Tensors) -> list[Tensor | None]:
@@ -282,15 +273,13 @@ class Steps(Discovery):
 
     def _sized(self, states: Tensors, extras: Tensors) -> Cell:
         """Return the cell with these extras and this hidden size, which may be symbolic."""
-        named = dict(zip(self.extras, extras, strict=True))
-        cell = self.cell
-        parameters, buffers = (
-            {name: named.get(name, tensor) for name, tensor in tensors.items()}
-            for tensors in (cell._parameters, cell._buffers)
-        )
-        cell = cell.bind(parameters, buffers)
+        named, cell = dict(zip(self.extras, extras, strict=True)), self.cell
+        tensors = [
+            {name: named.get(name, tensor) for name, tensor in own.items()}
+            for own in (cell._parameters, cell._buffers)
+        ]
         for state, tensor in zip(cell.layout.states.values(), states, strict=True):
             if state.width == "hidden_size":
-                cell = cell.bind(parameters, buffers, hidden_size=tensor.shape[-1])
-                return cell.bind(parameters, buffers, layout=Layout.of(cell))
-        return cell
+                cell = cell.bind(*tensors, hidden_size=tensor.shape[-1])
+                return cell.bind(*tensors, layout=Layout.of(cell))
+        return cell.bind(*tensors)

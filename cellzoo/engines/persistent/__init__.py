@@ -68,7 +68,7 @@ def run(
 
 
 def matrix_bytes(cell: GatedCell) -> int:
-    """Return the bytes of a cell's matrices in tiles; late ones count twice, for their transpose."""
+    """Return the bytes of a cell's matrices in tiles; late ones count twice (transposed)."""
     hidden = cell.hidden_size
     numbers = 0
     for block in cell.layout.blocks.values():

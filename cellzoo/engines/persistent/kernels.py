@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cellzoo.engines.compiled.cpu import cache
-from cellzoo.engines.compiled.cuda.traced import Call, OverTime, StepFunction, trace_step
+from cellzoo.engines.compiled.cuda.traced import Call, OverTime, StepFn, trace_step
 from cellzoo.engines.compiled.groups import Tensors
 from cellzoo.engines.compiled.steps import Steps
 from cellzoo.engines.persistent.operations import UnsupportedError
@@ -82,7 +82,7 @@ class Kernel:
 
     def __call__(
         self,
-        step: StepFunction,
+        step: StepFn,
         carry: Tensors,
         inputs: Tensors,
         shared: Tensors,

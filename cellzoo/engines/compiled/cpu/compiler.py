@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache as once
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -59,7 +60,7 @@ def library_of(
     identity = cache.key(_sources(), identity, dtypes)
     linked = cache.linked(identity)
     known = linked is not None and cache.find(linked) is not None
-    wait = None if known else _make(step, sizes, arguments, targets)
+    wait = None if known else _make(partial(_trace, step, sizes, arguments, targets))
 
     @once
     def library() -> Library:
@@ -76,12 +77,7 @@ def library_of(
 _compiler = Lock()  # inductor's settings are those of the whole process
 
 
-def _make(
-    step: Callable[..., list[Tensor]],
-    sizes: list[int],
-    arguments: list[Argument],
-    targets: list[int],
-) -> Callable[[], str]:
+def _make(trace: Callable[[], tuple[torch.fx.GraphModule, list[Tensor]]]) -> Callable[[], str]:
     """Trace a step, and compile it in a thread unless the cache has it.
 
     Returns:
@@ -89,7 +85,7 @@ def _make(
     """
     with _compiler, warnings.catch_warnings(), _as_compile_error():
         warnings.simplefilter("ignore")  # inductor warns about itself
-        graph, example = _trace(step, sizes, arguments, targets)
+        graph, example = trace()
         key = cache.key(_sources(), _text(graph))
         if cache.find(key):
             return lambda: key

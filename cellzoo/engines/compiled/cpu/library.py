@@ -187,18 +187,10 @@ class Library:
                     self._check(arguments, rows)
                     self._fitting.add(rows)
         sizes, ends = array("q", lengths.batch_sizes), array("q", bounds)
-        flat, more = self._pack(arguments, products)
-        failed = self._code.cellzoo_run(
-            ctypes.c_int64(lengths.steps),
-            ctypes.c_void_p(sizes.buffer_info()[0]),
-            ctypes.c_int64(parts),
-            ctypes.c_void_p(ends.buffer_info()[0]),
-            ctypes.c_int64(backwards),
-            ctypes.c_void_p(flat.buffer_info()[0]),
-            ctypes.c_int64(len(arguments)),
-            ctypes.c_void_p(more.buffer_info()[0]),
-            ctypes.c_int64(len(products)),
-        )
+        fields, more = self._pack(arguments, products)
+        numbers = [lengths.steps, _address(sizes), parts, _address(ends), backwards,
+                   _address(fields), len(arguments), _address(more), len(products)]  # fmt: skip
+        failed = _call(self._code.cellzoo_run, *numbers)
         if failed:
             raise CompileError(failed.decode())
 
@@ -214,12 +206,12 @@ class Library:
                 array("q", (n for argument in arguments for n in argument.packed())),
                 array("q", (n for product in products for n in product.packed())),
             )
-        flat, more = (packed[:] for packed in self._packed[key])
+        fields, more = (packed[:] for packed in self._packed[key])
         for place, argument in enumerate(arguments):
-            flat[place * WORDS] = argument.tensor.data_ptr()
+            fields[place * WORDS] = argument.tensor.data_ptr()
         for place, product in enumerate(products):
             more[place * WORDS_OF_PRODUCT] = product.address
-        return flat, more
+        return fields, more
 
     def _check(self, arguments: list[Argument], rows: int) -> None:
         """Check the conditions on the sizes, for this number of rows of the batch."""
@@ -232,31 +224,30 @@ class Library:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute torch.nn.functional.linear of contiguous float32 or float64 tensors."""
-        rows, depth = x.numel() // x.shape[-1], x.shape[-1]
-        y = x.new_empty(*x.shape[:-1], len(weight))
-        self._code.cellzoo_linear(
-            ctypes.c_int64(x.dtype == torch.float64),
-            *map(_address, (x, weight, bias, y)),
-            *map(ctypes.c_int64, (rows, depth, len(weight))),
-            ctypes.c_int64(_threads(rows * depth * len(weight))),
-        )
+        rows, depth, n = x.numel() // x.shape[-1], x.shape[-1], len(weight)
+        y = x.new_empty(*x.shape[:-1], n)
+        addresses = [0 if t is None else t.data_ptr() for t in (x, weight, bias, y)]
+        numbers = [*addresses, rows, depth, n, _threads(rows * depth * n)]
+        _call(self._code.cellzoo_linear, x.dtype == torch.float64, *numbers)
         return y
 
     def outer(self, gradient: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradientᵀ · v over all rows, and the sums of the gradient's columns."""
         rows, m, n = gradient.numel() // gradient.shape[-1], gradient.shape[-1], v.shape[-1]
         product, sums = v.new_empty(m, n), v.new_empty(m)
-        self._code.cellzoo_outer(
-            ctypes.c_int64(v.dtype == torch.float64),
-            *map(_address, (gradient, v, product, sums)),
-            *map(ctypes.c_int64, (rows, m, n)),
-            ctypes.c_int64(_threads(rows * m * n)),
-        )
+        addresses = [tensor.data_ptr() for tensor in (gradient, v, product, sums)]
+        numbers = [*addresses, rows, m, n, _threads(rows * m * n)]
+        _call(self._code.cellzoo_outer, v.dtype == torch.float64, *numbers)
         return product, sums
 
 
-def _address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _call(function: Any, *numbers: int) -> Any:
+    """Call a library's function of 64-bit numbers and addresses."""
+    return function(*map(ctypes.c_int64, numbers))
+
+
+def _address(numbers: array[int]) -> int:
+    return numbers.buffer_info()[0]
 
 
 def _threads(multiply_adds: int) -> int:

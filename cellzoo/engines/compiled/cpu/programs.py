@@ -128,7 +128,7 @@ class CPUPrograms(Programs):
         of_states = [torch.stack((gradient, gradient)) for gradient in of_final]
         sums = [
             extra.new_zeros(lengths.batch if spread else parts, *extra.shape)
-            for extra, spread in zip(parameters.extras, steps.spread, strict=True)
+            for extra, spread in steps.with_spread(parameters.extras)
         ]
         of_projected = [
             tensor if steps.projection else torch.empty_like(tensor) for tensor in saved.projected
@@ -137,9 +137,7 @@ class CPUPrograms(Programs):
         of_products = [*saved.early, *(like.new_empty(rows, len(weight)) for weight in late)]
         operands = [like.new_empty(rows, v.width, dtype=v.dtype) for v in steps.operands]
         carried = [Argument(turns, "turn", True) for turns in of_states]
-        added = [
-            Argument(total, "sum", spread) for total, spread in zip(sums, steps.spread, strict=True)
-        ]
+        added = [Argument(total, "sum", spread) for total, spread in steps.with_spread(sums)]
         groups = [
             *([Argument(tensor, "time", True) for tensor in group]
               for group in (*saved, [of_output])),

@@ -1,6 +1,6 @@
-// What compiled steps run on: products with weights that are packed once a sequence, the loop over
-// time, and just as much of a tensor as the compiler's code asks for. Each thread runs its rows of
-// the batch through all steps, so that no step waits for another thread.
+// The runtime of compiled steps: products with weights that are packed once per sequence, the loop
+// over time, and the parts of a tensor that inductor's code uses. Each thread runs its rows of the
+// batch through all steps, so that no step waits for another thread.
 
 #include <omp.h>
 #include <torch/csrc/inductor/cpp_prefix.h>
@@ -18,12 +18,12 @@ using Vector = at::vec::Vectorized<T>;
 
 template <typename T>
 constexpr int64_t LANES = Vector<T>::size();
-constexpr int VECTORS = 2;  // of a tile's width
+constexpr int VECTORS = 2;  // in a tile's width
 template <typename T>
 constexpr int64_t WIDTH = VECTORS * LANES<T>;
-constexpr int ROWS = sizeof(Vector<float>) >= 64 ? 8 : 6;  // of a tile: its sums fill the registers
+constexpr int ROWS = sizeof(Vector<float>) >= 64 ? 8 : 6;  // in a tile: its sums fill the registers
 
-// c (R, columns) = [c +] a (R, depth) · panel (depth, WIDTH). Compiled once, not at every call.
+// Computes c (R, columns) = [c +] a (R, depth) · panel (depth, WIDTH). Not inlined at every call.
 template <typename T, int R>
 C10_NOINLINE void tile(const T* a, int64_t a_row, int64_t a_step, const T* panel, T* c,
                        int64_t c_row, int64_t depth, int64_t columns, bool add) {
@@ -61,7 +61,7 @@ inline void tile_of(int64_t rows, const T* a, int64_t a_row, int64_t a_step, con
     tile_of<T, R - 1>(rows, a, a_row, a_step, panel, c, c_row, depth, columns, add);
 }
 
-// A matrix (depth, columns) as panels of WIDTH columns, one after the other, padded with zeros.
+// Packs a matrix (depth, columns) as consecutive panels of WIDTH columns, padded with zeros.
 template <typename T, typename From>
 void pack(const From* b, int64_t b_step, int64_t b_column, int64_t depth, int64_t columns, T* to) {
   for (int64_t n = 0; n < columns; n += WIDTH<T>, to += depth * WIDTH<T>) {
@@ -83,7 +83,7 @@ int64_t packed_size(int64_t depth, int64_t columns) {
   return (columns + WIDTH<T> - 1) / WIDTH<T> * WIDTH<T> * depth;
 }
 
-// c (rows, columns) = [c +] a (rows, depth) · the packed matrix.
+// Computes c (rows, columns) = [c +] a (rows, depth) · the packed matrix.
 template <typename T>
 void multiply(const T* a, int64_t a_row, const T* packed, T* c, int64_t c_row, int64_t rows,
               int64_t depth, int64_t columns, bool add) {
@@ -97,7 +97,7 @@ void multiply(const T* a, int64_t a_row, const T* packed, T* c, int64_t c_row, i
 }
 
 template <typename T>
-struct Buffer {  // aligned, and not filled
+struct Buffer {  // aligned, uninitialised memory
   int64_t size;
   std::unique_ptr<char[]> owned;
   T* data;
@@ -115,7 +115,7 @@ template <typename V>
 inline V tanh(const V& x) { return x.tanh(); }
 
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
-// In single precision without a call, which would have every register saved. Of nan, nan.
+// Single precision, without a call that would save every register. They return nan for nan.
 
 template <typename... Floats>
 inline Vector<float> polynomial(const Vector<float>& x, float first, Floats... others) {
@@ -123,22 +123,22 @@ inline Vector<float> polynomial(const Vector<float>& x, float first, Floats... o
   else return at::vec::fmadd(x, polynomial(x, others...), Vector<float>(first));
 }
 
-// To 2 units in the last place: 2^n e^r, with n ln 2 + r = x. 0 below -87.
+// Accurate to 2 units in the last place: 2^n e^r, with n ln 2 + r = x. 0 below -87.
 template <>
 inline Vector<float> exp(const Vector<float>& given) {
   using at::vec::fmadd;
   const auto x = at::vec::clamp(given, Vector<float>(-87.3f), Vector<float>(89.f));
   const auto n = fmadd(x, Vector<float>(1.44269504f), Vector<float>(0.5f)).floor();
-  auto r = fmadd(n, Vector<float>(-0.693359375f), x);  // ln 2 in two parts, the first exact
+  auto r = fmadd(n, Vector<float>(-0.693359375f), x);  // ln 2 in two parts, the first is exact
   r = fmadd(n, Vector<float>(2.12194440e-4f), r);
   const auto power = polynomial(r, 1.f, 1.f, 0.499999934f, 0.166665201f, 0.0416683942f,
                                 0.00836878041f, 0.00138144669f);
-  // n may be 128, and 2^128 is no number.
+  // n may be 128, and 2^128 overflows.
   const auto half = at::vec::convert_to_int_of_same_size(n) + Vector<int32_t>(126);
   return power * at::vec::cast<float>(half << Vector<int32_t>(23)) * Vector<float>(2.f);
 }
 
-// To 5 units in the last place: the minimax x P(x^2) / Q(x^2) up to where it rounds to 1.
+// Accurate to 5 units in the last place: minimax x P(x^2) / Q(x^2), up to where it rounds to 1.
 template <>
 inline Vector<float> tanh(const Vector<float>& given) {
   const auto x = at::vec::clamp(given, Vector<float>(-9.02f), Vector<float>(9.02f));
@@ -175,7 +175,7 @@ inline int64_t bytes_of(int32_t dtype) {
 constexpr int64_t DIMS = 6;
 
 struct Tensor {
-  char* base = nullptr;  // where its storage begins
+  char* base = nullptr;  // the start of its storage
   char* data = nullptr;
   int32_t dtype = 0;
   int64_t dims = 0, size[DIMS] = {}, stride[DIMS] = {};
@@ -187,7 +187,7 @@ struct Tensor {
   Tensor release() { return *this; }
 };
 
-// What a thread has: memory of one step, and the weights that it has packed.
+// The state of a thread: the memory of one step, and the weights that it has packed.
 struct Worker {
   struct Packed {
     const void* weight;
@@ -195,14 +195,14 @@ struct Worker {
     Buffer<char> panels;
   };
   std::vector<Buffer<char>> chunks;
-  int64_t used = 0;  // of the last one
+  int64_t used = 0;  // bytes of the last chunk
   std::vector<Packed> packed;
 
   char* allocate(int64_t bytes) {
     bytes = (bytes + 63) & ~63ll;
     const int64_t size = chunks.empty() ? 0 : chunks.back().size;
     if (used + bytes > size) {
-      chunks.emplace_back(std::max({2 * size, bytes, int64_t(1) << 16}));  // the smaller ones live on until the sequence ends
+      chunks.emplace_back(std::max({2 * size, bytes, int64_t(1) << 16}));  // smaller ones stay until the sequence ends
       used = 0;
     }
     used += bytes;
@@ -220,7 +220,7 @@ struct Worker {
                      int64_t columns) {
     const int64_t bytes = packed_size<T>(depth, columns) * sizeof(T);
     T* to;
-    if (made_in_step(weight)) {  // its place may be something else's later
+    if (made_in_step(weight)) {  // a later step may reuse its address
       to = reinterpret_cast<T*>(allocate(bytes));
     } else {
       for (const auto& each : packed)
@@ -239,7 +239,7 @@ inline Worker*& worker() {
   return current;
 }
 
-// c = [c +] a · weight, the weight (depth, columns) with any strides; all steps share it.
+// Computes c = [c +] a · weight. The weight (depth, columns) has any strides; all steps share it.
 template <typename T>
 void product(const Tensor& c, const Tensor& a, const Tensor& weight, bool add) {
   const int64_t rows = a.size[0], depth = a.size[1], columns = weight.size[1];
@@ -259,7 +259,7 @@ void product(const Tensor& c, const Tensor& a, const Tensor& weight, bool add) {
            add);
 }
 
-// The same with a half-precision weight: a is rounded to it, and so is the product.
+// The same with a half-precision weight: a and the product are rounded to its precision.
 template <typename A>
 void half_product(const Tensor& c, const Tensor& a, const Tensor& weight, bool add) {
   const int64_t rows = a.size[0], depth = a.size[1], columns = weight.size[1];
@@ -294,13 +294,13 @@ inline void product_of(const Tensor& c, const Tensor& a, const Tensor& weight, b
   else half_product<c10::BFloat16>(c, a, weight, add);
 }
 
-// -- what the compiler's code calls, by the names that it has for it -----------------------------
+// -- functions that inductor's code calls, under inductor's names --------------------------------
 
 using AtenTensorHandle = Tensor;
 using RAIIAtenTensorHandle = Tensor;
 namespace py {
 struct gil_scoped_release_simple {
-  gil_scoped_release_simple() {}  // the caller has
+  gil_scoped_release_simple() {}  // the caller has released it
 };
 }  // namespace py
 
@@ -337,7 +337,7 @@ inline Tensor reinterpret_tensor_wrapper(const Tensor& tensor, int64_t dims, con
   return made;
 }
 
-inline Tensor matrix_of(const Tensor& tensor, int64_t number) {  // of (batch, rows, columns)
+inline Tensor matrix_of(const Tensor& tensor, int64_t number) {  // tensor: (batch, rows, columns)
   Tensor made = tensor;
   made.data += number * tensor.stride[0] * bytes_of(tensor.dtype);
   for (int64_t d = 0; d < 2; d++) {
@@ -364,7 +364,7 @@ inline void aoti_torch_cpu_addmm_out(const Tensor& out, const Tensor& added, con
   product_of(out, a, b, true);
 }
 
-// Heads: a product each. The weight is (batch, depth, columns).
+// One product per head. The weight is (batch, depth, columns).
 inline void aoti_torch_cpu_bmm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
   if (out.stride[2] != 1) throw std::runtime_error("a product whose columns lie apart");
   for (int64_t i = 0; i < out.size[0]; i++)
@@ -394,12 +394,12 @@ inline void aoti_torch_cpu_cumsum(const Tensor& x, int64_t dim, const int32_t* d
 
 // -- the loop over time ------------------------------------------------------------------------
 
-// How many sequences of a batch run at each step, the longest first. What they read and write over
-// time lies step by step, and has rows for those that run: step t's begin at row offset[t]. One
-// step before the first there is the whole batch.
+// The number of sequences at each step, the longest first. Tensors over time lie step by step, with
+// a row for each sequence that runs: the rows of step t begin at row offset[t]. The step before the
+// first has rows for the whole batch.
 struct Batch {
   int64_t steps;
-  const int64_t *sizes, *bounds;  // of steps; where each part of the batch begins, and its end
+  const int64_t *sizes, *bounds;  // sequences per step; the start of each part, and the batch's end
   std::vector<int64_t> offsets;
 
   Batch(int64_t steps, const int64_t* sizes, const int64_t* bounds)
@@ -409,8 +409,8 @@ struct Batch {
   int64_t offset(int64_t step) const { return offsets[step + 1]; }
 };
 
-// An argument of a step: rows over time, of which it sees those of step (step + first); two turns,
-// (step + first) modulo 2; or what all steps share. In bytes.
+// An argument of a step, with strides in bytes: rows over time, where the step sees those of step
+// (step + first); two turns, where it sees turn (step + first) modulo 2; or a shared tensor.
 struct Argument {
   char* data;
   int64_t timed, turn, first, row, part, dtype, dims, batched, size[DIMS];
@@ -422,13 +422,13 @@ struct Argument {
   }
 };
 
-// argument `to` [+]= argument `of` · weight, before the step or after it.
+// Argument `to` [+]= argument `of` · weight, before a forward step or after a backward step.
 struct Product {
   char* weight;
   int64_t of, to, add, depth, columns, step, column, dtype;
 };
 
-inline Tensor tensor_of(const Argument& argument) {  // but for the rows that run
+inline Tensor tensor_of(const Argument& argument) {  // without address and number of rows
   Tensor made;
   made.dtype = argument.dtype;
   made.dims = argument.dims;
@@ -441,9 +441,9 @@ inline Tensor tensor_of(const Argument& argument) {  // but for the rows that ru
   return made;
 }
 
-void inductor_entry_impl(Tensor* inputs, Tensor* outputs);  // one step: the compiler's code
+void inductor_entry_impl(Tensor* inputs, Tensor* outputs);  // one step: inductor's code
 
-// One part of the batch, from the first step to the last, or from the last to the first.
+// Runs one part of the batch, from the first step to the last, or from the last to the first.
 inline void run_part(const Batch& batch, int64_t part, bool backwards, const Argument* arguments,
                      int64_t number, const Product* products, int64_t multiplied) {
   Worker mine;
@@ -468,7 +468,7 @@ inline void run_part(const Batch& batch, int64_t part, bool backwards, const Arg
   for (int64_t t = 0; t < batch.steps; t++) {
     const int64_t step = backwards ? batch.steps - 1 - t : t;
     const int64_t rows = std::min(batch.sizes[step], batch.bounds[part + 1]) - batch.bounds[part];
-    if (rows <= 0) continue;  // its sequences have ended or, backwards, not begun
+    if (rows <= 0) continue;  // all its sequences have ended or, backwards, not begun
     for (int64_t i = 0; i < number; i++) {
       now[i].base = now[i].data = arguments[i].at(batch, step, part);
       if (arguments[i].batched) now[i].size[0] = rows;
@@ -481,11 +481,11 @@ inline void run_part(const Batch& batch, int64_t part, bool backwards, const Arg
   worker() = nullptr;
 }
 
-// c (columns of g, columns of v) = gᵀ · v over all rows, and the sums of g's columns.
+// Computes c (columns of g, columns of v) = gᵀ · v over all rows, and the sums of g's columns.
 template <typename T>
 void outer(const T* g, const T* v, T* c, T* sums, int64_t rows, int64_t m, int64_t n,
            int64_t threads) {
-  constexpr int64_t BLOCK = 256;  // rows at once: what is packed of them stays in the cache
+  constexpr int64_t BLOCK = 256;  // rows at a time: their packed panels stay in the cache
   const int64_t tiles = (m + ROWS - 1) / ROWS;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -523,7 +523,7 @@ void outer(const T* g, const T* v, T* c, T* sums, int64_t rows, int64_t m, int64
   }
 }
 
-// y (rows, n) = x (rows, depth) · weightᵀ + bias, the weight (n, depth).
+// Computes y (rows, n) = x (rows, depth) · weightᵀ + bias, for a weight (n, depth).
 template <typename T>
 void linear(const T* x, const T* weight, const T* bias, T* y, int64_t rows, int64_t depth,
             int64_t n, int64_t threads) {

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cellzoo.engines.compiled.cuda.traced import Call, OverTime, StepFunction, loop, trace_step
+from cellzoo.engines.compiled.cuda.traced import Call, OverTime, StepFn, loop, trace_step
 from cellzoo.engines.compiled.groups import Tensors, grouped
 from cellzoo.engines.errors import CompileError, in_one_line
 
@@ -60,14 +60,14 @@ class Chunks:
         step: a compiled function to run in place of the step of each call; None: run that step.
     """
 
-    def __init__(self, step: StepFunction | None = None) -> None:
+    def __init__(self, step: StepFn | None = None) -> None:
         self._step = step
         self._graphs: OrderedDict[Any, Graph | None] = OrderedDict()
         self._lock = Lock()  # a graph's memory serves one call at a time
 
     def __call__(
         self,
-        step: StepFunction,
+        step: StepFn,
         carry: Tensors,
         inputs: Tensors,
         shared: Tensors,
@@ -142,27 +142,24 @@ def signature(flat: Sequence[Tensor]) -> Any:
     return tuple((tensor.shape, tensor.dtype) for tensor in flat), device, stream, rounding
 
 
-class Graph:
+class Graph(NamedTuple):
     """A captured function.
 
-    Args:
+    Attributes:
         inputs: the memory that the graph reads.
         outputs: the memory that the graph writes.
         replay: runs the graph.
     """
 
-    def __init__(
-        self, inputs: list[Tensor], outputs: list[Tensor], replay: Callable[[], object]
-    ) -> None:
-        self._inputs = inputs
-        self._outputs = outputs
-        self._replay = replay
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    replay: Callable[[], object]
 
     def __call__(self, flat: list[Tensor]) -> list[Tensor]:
         """Run the graph on these tensors; the next call overwrites the results."""
-        torch._foreach_copy_(self._inputs, flat)
-        self._replay()
-        return self._outputs
+        torch._foreach_copy_(self.inputs, flat)
+        self.replay()
+        return self.outputs
 
 
 def capture(function: Function, flat: list[Tensor]) -> Graph:

@@ -11,14 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cellzoo.engines.compiled.groups import (
-    Gradients,
-    Parameters,
-    Result,
-    Saved,
-    Tensors,
-    grouped,
-)
+from cellzoo.engines.compiled.groups import Gradients, Parameters, Result, Saved, Tensors, grouped
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.programs import Programs
 from cellzoo.engines.compiled.steps import Steps
@@ -26,20 +19,18 @@ from cellzoo.engines.errors import CompileError, EngineError, in_one_line
 
 # One step: from the carried tensors, the inputs of the step and the shared tensors to the new
 # carried tensors and the outputs of the step.
-StepFunction = Callable[
-    [list[Tensor], list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]
-]
+StepFn = Callable[[list[Tensor], list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]
 # Computes the same as `loop`, from the same arguments.
 Driver = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
 
 def loop(
-    step: StepFunction, carry: Tensors, inputs: Tensors, shared: Tensors, backwards: bool = False
+    step: StepFn, carry: Tensors, inputs: Tensors, shared: Tensors, backwards: bool = False
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run a step over time in Python.
 
     Args:
-        step: see StepFunction; it must not close over a tensor.
+        step: see StepFn; it must not close over a tensor.
         carry: the tensors that are carried from step to step.
         inputs: (T, …) each.
         shared: the tensors that every step reads.
@@ -70,14 +61,14 @@ class Call(NamedTuple):
 
     steps: Steps
     name: str
-    step: StepFunction
+    step: StepFn
     carry: Tensors
     inputs: Tensors
     shared: Tensors
 
     @property
     def batched(self) -> list[bool]:
-        """Return whether each carried tensor has a batch: states, and the sums that are `spread`."""
+        """Return whether each carried tensor has a batch: states, and the sums of `spread`."""
         return ([True] * self.steps.states + self.steps.spread)[: len(self.carry)]
 
 
@@ -85,7 +76,7 @@ class Traced(NamedTuple):
     """One step as a graph of operations on tensors.
 
     Attributes:
-        graph: a `StepFunction` with flat arguments and results.
+        graph: a `StepFn` with flat arguments and results.
         sizes: the numbers of carried tensors, of inputs and of shared tensors.
         batch: the batch size of the trace, which equals no other extent.
         backwards: whether the last step comes first.
@@ -190,7 +181,7 @@ class OverTime(Programs):
 
         sums = [
             extra.new_zeros(len(of_final[0]), *extra.shape) if spread else torch.zeros_like(extra)
-            for extra, spread in zip(extras, steps.spread, strict=True)
+            for extra, spread in steps.with_spread(extras)
         ]
         inputs = [tensor for group in (*saved, [of_output]) for tensor in group]
         shared = [tensor for group in parameters for tensor in group]
@@ -198,10 +189,7 @@ class OverTime(Programs):
             "backward", step, lengths, [*of_final, *sums], inputs, shared
         )
         of_initial, sums = grouped(carry, steps.states, len(extras))
-        totals = [
-            total.sum(0) if spread else total
-            for total, spread in zip(sums, steps.spread, strict=True)
-        ]
+        totals = [total.sum(0) if spread else total for total, spread in steps.with_spread(sums)]
         late = len(steps.late)
         by_group = grouped(outputs, len(saved.projected), len(steps.early) + late, late)
         return Gradients(of_initial, totals, *by_group)
@@ -209,7 +197,7 @@ class OverTime(Programs):
     def _over_time(
         self,
         name: str,
-        step: StepFunction,
+        step: StepFn,
         lengths: Lengths,
         carry: Tensors,
         inputs: Tensors,
