@@ -1,7 +1,10 @@
-# make demo   an environment of its own, a sweep on real digits, and its comparison
-# make test   the tests (make test-slow: the slow ones)
-#             on every core, at most 8, or WORKERS=2; pytest alone runs them in one process
-# make lint   format, lint and types
+# make demo       install into .venv, sweep five cells on real digits, compare them
+# make test       run the tests and the examples of the docstrings
+# make test-slow  run the slow tests
+# make coverage   run the tests and print the lines that none of them reach
+# make lint       check format, lint and types
+#
+# Tests run on every core, at most 8, or on WORKERS=2; plain pytest runs them in one process.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +12,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= logical --maxprocesses 8
 PYTEST := $(BIN)/pytest --dist worksteal -n $(WORKERS)
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow coverage lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/cellzoo sweep name=demo task=digits \
@@ -21,9 +24,13 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(PYTEST) -m "not slow"
+	$(BIN)/pytest --doctest-modules cellzoo
 
 test-slow: $(VENV)/installed
 	$(PYTEST) -m slow
+
+coverage: $(VENV)/installed
+	$(PYTEST) -m "not slow" --cov --cov-report=term-missing
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -37,4 +44,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from cellzoo.cells import (
 from cellzoo.names.options import option
 from cellzoo.names.plugins import load_plugins
 from cellzoo.names.registry import DuplicateNameError, Registry, UnknownNameError
+from cellzoo.names.version import __version__ as __version__
 from cellzoo.nn.convert import from_i2h_h2h
 from cellzoo.nn.inits import Init, list_inits, register_init
 from cellzoo.nn.rnn import RNN
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from cellzoo.run.directory import load_run
     from cellzoo.tasks import Task, list_tasks, register_task
 
-__version__ = "0.1.0"
 
 Registry.discover = load_plugins
 
@@ -55,7 +55,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Tasks bring in Lightning, which `import cellzoo` does not.
+    # Tasks require Lightning, a heavy import that most users of `RNN` do not need.
     if name in ("Task", "list_tasks", "register_task"):
         from cellzoo import tasks
 

@@ -20,4 +20,6 @@ def _own_environment():
     with mock.patch.dict(os.environ):
         for name in ("CELLZOO_PLUGINS", "CELLZOO_NAME"):
             os.environ.pop(name, None)
+        # Compiling takes longer than a test: those about "auto" in training remove this.
+        os.environ["CELLZOO_COMPILE"] = "0"
         yield

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Slurm on this machine alone, for `CELLZOO_SLURM=1 pytest tests/test_clusters.py`; never part of
-# `make test`. As root, on Debian: apt-get install slurm-wlm munge. Everything is in FOLDER.
+# Start Slurm on this machine alone, for `CELLZOO_SLURM=1 pytest tests/test_clusters.py`.
+# `make test` does not use it. Run as root, on Debian after `apt-get install slurm-wlm munge`.
+# All files are written to FOLDER.
 set -euo pipefail
 folder=${1:?usage: start_slurm.sh FOLDER}
 host=$(hostname -s)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cellzoo
-from cellzoo.config.compose import ConfigError, resolved, store_choices
+from cellzoo.config.checks import ConfigError
+from cellzoo.config.compose import composer, resolved, store_choices
 from cellzoo.run.budget import apply_budget, hidden_size_for
 from cellzoo.run.model import SequenceModel
-from cellzoo.sweep.plans.grid import composer
 
 
 def parameters(cell: str, hidden_size: int, layers: int, **options) -> int:
@@ -51,7 +51,7 @@ def test_every_cell_comes_as_near_as_it_can(cell):
     with composer() as compose:
         for budget in budgets:
             config = resolved(compose.compose([f"cell={cell}", f"budget={budget}", "num_layers=2"]))
-            assert apply_budget(config)["hidden_size"] == by_trying(budget, count, range(1, 60))
+            assert apply_budget(config).hidden_size == by_trying(budget, count, range(1, 60))
 
 
 def test_both_are_recorded_and_runs_are_compared(monkeypatch, tmp_path, capsys):
@@ -75,6 +75,6 @@ def test_what_cannot_be_is_refused(monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
     assert_refused(["train", "budget=900", "hidden_size=3"], "say one of the two", capfd)
     assert_refused(["sweep", "budget=9", "cell=gru"], "is too small: with hidden_size=1", capfd)
-    assert_refused(["train", "budget=many"], "budget: Value 'many'", capfd)
+    assert_refused(["train", "budget=many"], "budget must be a whole number, not 'many'", capfd)
     with pytest.raises(ConfigError, match="too small"):
         hidden_size_for(9, lambda size: 10 * size)

@@ -1,4 +1,4 @@
-"""The cells against each other: what makes one of them another."""
+"""Cells that equal each other for certain weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 import cellzoo
 from cellzoo import RNN
 
-# -- what makes one cell another ---------------------------------------------------------------
+# -- equalities between cells ------------------------------------------------------------------
 
 
 def test_peepholes_of_zero_are_an_lstm():
@@ -53,10 +53,10 @@ def test_the_layer_norm_takes_scale_and_shift_away_over_all_gates_together():
     want = rnn(x)[0]
     with torch.no_grad():
         rnn.weight_ih_l0.mul_(3)
-        rnn.weight_hh_l0.mul_(0.2).add_(0.7)  # every row alike: U h moves by one number
+        rnn.weight_hh_l0.mul_(0.2).add_(0.7)  # equal rows: U h is shifted by one number
     torch.testing.assert_close(rnn(x)[0], want)
     with torch.no_grad():
-        rnn.gate_weights()["f"].weight_hh.mul_(3)  # one gate alone is seen
+        rnn.gate_weights()["f"].weight_hh.mul_(3)  # the norm does not hide a change of one gate
     assert not torch.allclose(rnn(x)[0], want)
 
 
@@ -117,11 +117,11 @@ def test_gate_weights_are_views_in_declared_order(name, gates):
         rnn.gate_weights(2)
 
 
-# -- the question that started the project -----------------------------------------------------
+# -- the hand-written cell of i2h and h2h ------------------------------------------------------
 
 
 class HandWritten(nn.Module):
-    """The cell as it was: two linear layers, rows in the order i, f, o, g."""
+    """The hand-written cell: two linear layers, rows in the order i, f, o, g."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+import yaml
 from commands import LEAKY, TINY, as_a_user, assert_refused, result_of, results_in, sweep, train
 
 import cellzoo
+from cellzoo.cells.registry import cells
 from cellzoo.cli import main
 
 
@@ -25,11 +28,10 @@ def _forget_plugins(monkeypatch):
     from cellzoo.names import plugins
     from cellzoo.names.registry import Registry
 
-    before = [(registry, registry.contents()) for registry in Registry.instances]
+    restore = Registry.snapshot()
     monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
     yield
-    for registry, things in before:
-        registry.restore(things)
+    restore()
 
 
 WRONG_INPUT = {
@@ -47,22 +49,22 @@ WRONG_INPUT = {
     "train cell gru": "an override is KEY=VALUE, not 'cell'",
     "train lr=0.1": "unknown option 'lr': did you mean 'optimizer.lr'?",
     "train optimizer.lrr=3": "unknown option 'optimizer.lrr': did you mean 'optimizer.lr'?",
-    "train cell=elman cell.nonlinearity=sin": "nonlinearity is one of 'tanh', 'relu', not 'sin'",
-    "train cell.proj_size=many": "cell.proj_size: Value 'many' of type 'str' could not be",
+    "train cell=elman cell.nonlinearity=sin": "must be one of 'tanh', 'relu', not 'sin'",
+    "train cell.proj_size=many": "cell.proj_size must be a whole number, not 'many'",
     "train hidden_size=0": "hidden_size must be greater than zero, not 0",
     "train hidden_size=-3": "hidden_size must be greater than zero, not -3",
-    "train hidden_size=many": "hidden_size: Value 'many' of type 'str' could not be",
+    "train hidden_size=many": "hidden_size must be a whole number, not 'many'",
     "train cell=elman init.forget_bias=1": "no gate of elman is declared to keep its memory",
     "train init.blocks={weight_hh:{q:identity}}": "lstm has no gate 'q' in weight_hh",
     "train engine=fast": "unknown engine 'fast'",
     "train cell=gru_v1 engine=native": "torch.nn has no kernel for it",
     "train wandb.mode=onlin": "wandb.mode is one of offline, online, not 'onlin'",
     "train seed=-1": "seed must be 0 or more, not -1",
-    "train trainer.max_epochs=x": "trainer.max_epochs must be int, not 'x'",
+    "train trainer.max_epochs=x": "trainer.max_epochs must be a whole number, not 'x'",
     "train optimizer.lr=x": "optimizer.lr must be a number, not 'x'",
     "train +trainer.max_epoch=3": "lightning.Trainer has no argument 'max_epoch': did you mean",
     "train task=jsb data.root=/nowhere": "no JSB_Chorales.mat in /nowhere: put it at /nowhere/jsb/",
-    "train --plugin nope.py": "plugin nope.py is not there",
+    "train --plugin nope.py": "plugin nope.py does not exist",
     "train --plugin no_such_module": "plugin no_such_module: no such file or module",
     "train hidden_size": "hidden_size",
     "cells --plugin": "argument --plugin: expected one argument",
@@ -102,9 +104,37 @@ def test_plugins_that_are_broken(code, says, tmp_path, capfd):
 
 @pytest.mark.usefixtures("_forget_plugins")
 def test_a_plugin_that_fails_half_way_registers_nothing(tmp_path):
-    (tmp_path / "half.py").write_text(LEAKY.replace("leaky_lstm", "half_lstm") + "\n1/0\n")
+    code = LEAKY.replace('"leaky_lstm"', '"half_lstm", deprecated=["old_half"]')
+    (tmp_path / "half.py").write_text(code + "\n1/0\n")
     assert main(["cells", "--plugin", "half.py"]) == 2
     assert "half_lstm" not in cellzoo.list_cells()
+    assert "old_half" not in cells.deprecated_names()
+    (tmp_path / "half.py").write_text(code)
+    assert main(["cells", "old_half", "--plugin", "half.py"]) == 0
+
+
+@pytest.mark.usefixtures("_forget_plugins")
+def test_a_deprecated_name_is_the_present_cell_in_runs_and_sweeps(tmp_path):
+    code = LEAKY.replace('"leaky_lstm"', '"leaky_lstm", deprecated=["old_leaky"]')
+    (tmp_path / "my_cell.py").write_text(code)
+    with pytest.warns(FutureWarning, match="cell 'old_leaky' is deprecated: use 'leaky_lstm'"):
+        assert train("--plugin", "my_cell.py", "cell=old_leaky", "name=one") == 0
+    assert result_of(tmp_path / "runs/one")["cell"] == "leaky_lstm"
+    assert sweep("--plugin", "my_cell.py", "name=s", "cell=old_leaky,elman") == 0
+    assert {r["cell"] for r in results_in("runs/s")} == {"leaky_lstm", "elman"}
+    # The same runs under the present name: nothing is left to do.
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/s").glob("*/*/result.json")}
+    assert sweep("--plugin", "my_cell.py", "name=s", "cell=leaky_lstm,elman") == 0
+    after = {path: path.stat().st_mtime_ns for path in Path("runs/s").glob("*/*/result.json")}
+    assert before == after
+    # A run that was recorded under the deprecated name.
+    config = yaml.safe_load(Path("runs/one/config.yaml").read_text())
+    config["cell"]["name"] = "old_leaky"
+    Path("runs/one/config.yaml").write_text(yaml.safe_dump(config))
+    cells._warned.clear()
+    with pytest.warns(FutureWarning, match="cell 'old_leaky' is deprecated"):
+        model = cellzoo.load_run("runs/one")
+    assert repr(model.rnn).startswith("RNN(leaky_lstm,")
 
 
 @pytest.mark.usefixtures("_forget_plugins")
@@ -270,7 +300,7 @@ def test_a_built_wheel_works_in_another_folder(tmp_path):
     code = textwrap.dedent(f"""
         import sys; sys.path.insert(0, {str(target)!r})
         import cellzoo; assert cellzoo.__file__.startswith({str(target)!r}), cellzoo.__file__
-        from cellzoo.config.compose import conf_folder; assert {str(target)!r} in str(conf_folder())
+        from cellzoo.config.checks import conf_folder; assert {str(target)!r} in str(conf_folder())
         from cellzoo.cli import main
         sys.exit(main({["train", *TINY, "name=one", "trainer=debug"]!r}))
     """)

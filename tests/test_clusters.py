@@ -37,7 +37,9 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, monkeypatch, capfd):
     slurm = ["sweep", *ARGUMENTS, "name=x", "launcher=slurm"]
     assert_refused([*slurm, "launcher.cluster=pbs"], "slurm or local", capfd)
     assert_refused([*slurm, "launcher.jobs=0"], "launcher.jobs must be a whole number", capfd)
-    assert_refused([*slurm, "launcher.retries=-1"], "launcher.retries must be 0 or more", capfd)
+    assert_refused(
+        [*slurm, "launcher.retries=-1"], "launcher.retries must be a whole number from 0", capfd
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     assert_refused(slurm, "squeue does not answer", capfd)
     assert not list(Path("runs").rglob("result.json"))
@@ -73,7 +75,7 @@ def test_a_job_that_is_killed_is_tried_again(tmp_path):
     (directory,) = tmp_path.glob("runs/s/*/s0")
     killed, done = result_of(directory)["attempts"]
     assert (killed["ended"], done["ended"]) == ("killed", "done")
-    assert done["from"].startswith("step")
+    assert done["resumed_from"].startswith("step")
 
 
 @pytest.mark.slow
@@ -96,7 +98,7 @@ def test_slurm_preempts_and_the_sweep_is_killed(tmp_path):
     assert sorted(map(len, attempts)) == [1, 1, 2, 2]  # two were preempted, none submitted twice
     for preempted, done in (each for each in attempts if len(each) == 2):
         assert preempted["ended"] == "interrupted: SIGTERM"
-        assert done["from"].startswith("step")
+        assert done["resumed_from"].startswith("step")
 
 
 def queue(fields: str) -> list[str]:

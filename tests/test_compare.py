@@ -555,3 +555,21 @@ def test_a_key_that_was_not_swept_cannot_be_selected(tmp_path):
         compare(tmp_path, select="optimizer.lr", draw=False)
     with pytest.raises(CompareError, match=r"did you mean 'optimizer\.lr'"):
         compare(tmp_path, select="lr", draw=False)
+
+
+def test_runs_on_a_cpu_and_a_gpu_are_pairs(tmp_path):
+    for cell, device in (("lstm", "cpu"), ("gru", "gpu")):
+        for seed in range(3):
+            make_run(tmp_path, 0.5 + 0.1 * seed, seed=seed, cell=cell, **{
+                "trainer.accelerator": device, "trainer.devices": 1,
+            })  # fmt: skip
+    assert row(table_of(tmp_path, baseline="lstm"), cell="gru")["pairs"] == 3
+
+
+def test_runs_of_another_world_size_are_no_pairs(tmp_path):
+    for cell, ranks in (("lstm", 1), ("gru", 1), ("gru", 2)):
+        for seed in range(2):
+            make_run(tmp_path, 0.5 + 0.1 * seed, seed=seed, cell=cell,
+                     result={"world_size": ranks}, **{"trainer.devices": ranks})  # fmt: skip
+    compared = row(table_of(tmp_path, baseline="lstm"), cell="gru")
+    assert (compared["n"], compared["pairs"]) == (4, 2)

@@ -1,7 +1,9 @@
 """The compiled engine against the loop: as plain functions for every cell, compiled for some."""
 
+import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.flop_counter
 from cases import CASES, SIZES, STACKS, build
 from helpers import (
     F64,
@@ -28,13 +31,18 @@ from references import REFERENCES
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+import cellzoo
 from cellzoo import RNN, GatedCell, list_cells
 from cellzoo.cells.declare import Extra, Gate
+from cellzoo.cells.prepared import PreparedCell
 from cellzoo.engines import CompileError, EngineError, compiled
-from cellzoo.engines.compiled import cache, compiler, library, programs
+from cellzoo.engines.compiled import programs
+from cellzoo.engines.compiled.cpu import cache, compiler, inductor, library
+from cellzoo.engines.compiled.cpu import programs as cpu_programs
 from cellzoo.engines.compiled.steps import Steps
 from cellzoo.system.threads import on_threads
 
+PACKAGE = Path(cellzoo.__file__).parent
 OURS = [
     pytest.param(name, None, options, id="-".join([name, *map(str, options.values())]))
     for name in list_cells()
@@ -347,25 +355,106 @@ def test_auto_settles_on_another_where_nothing_can_be_compiled(cell, engine, mon
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(compiler, "_compile", no_compiler)
+    monkeypatch.setattr(inductor, "build", no_compiler)
     rnn = RNN(cell, 3, 4)
     assert rnn.settle_engine() == ["FileNotFoundError: no C++ compiler"]
     assert rnn.engine == engine
 
 
+@pytest.mark.usefixtures("_as_plain_functions")
+def test_auto_is_compiled_from_the_first_call_with_gradients_on(monkeypatch):
+    rnn, x = RNN("peephole_lstm", 3, 4), torch.randn(5, 2, 3)
+    rnn(x)
+    assert rnn.ran.startswith("loop (chosen)")  # CELLZOO_COMPILE=0 in tests
+    monkeypatch.delenv("CELLZOO_COMPILE")
+    with torch.no_grad():
+        rnn(x)
+    assert rnn.ran.startswith("loop (chosen)")
+    rnn(x)
+    assert rnn.ran == rnn.explain() == "compiled (chosen)"
+    rnn.eval()
+    with torch.no_grad():  # once it is compiled, without gradients too
+        rnn(x)
+    assert rnn.ran == "compiled (chosen)"
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        rnn(x)
+    assert rnn.ran.startswith("loop (chosen); compiled declined: a dispatch mode does not see")
+    assert counter.get_total_flops() == 2 * 5 * 2 * 16 * (3 + 4)
+    assert rnn.engine == "auto"
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_auto_tries_to_compile_once(monkeypatch):
+    tried = []
+
+    def no_compiler(*arguments, **keywords):
+        tried.append(1)
+        raise FileNotFoundError("no C++ compiler")
+
+    monkeypatch.setattr(inductor, "build", no_compiler)
+    monkeypatch.delenv("CELLZOO_COMPILE")
+    rnn = RNN("gru", 3, 4)
+    for _ in range(2):
+        rnn(torch.randn(5, 2, 3))
+        assert rnn.ran == ("native (chosen); compiled declined: FileNotFoundError: no C++ compiler")
+    assert tried == [1, 1]  # forward and backward
+
+
 def test_whatever_makes_a_library_is_part_of_its_key(monkeypatch, tmp_path):
     """A library that an earlier version left must not be found by a later one."""
-    here = Path(compiler.__file__).parent
-    for source in here.glob("*.*"):
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(compiler, "__file__", str(tmp_path / "compiler.py"))
+    for room in ("cells", "engines"):
+        shutil.copytree(PACKAGE / room, tmp_path / room)
+    compiled_ = tmp_path / "engines" / "compiled"
+    monkeypatch.setattr(compiler, "__file__", str(compiled_ / "cpu" / "compiler.py"))
     before = compiler._sources.__wrapped__()
-    for name in ("compiler.py", "library.py", "programs.py", "steps.py", "runtime.h"):
-        with (tmp_path / name).open("a") as file:
+    for name in ("cpu/compiler.py", "cpu/library.py", "cpu/programs.py", "programs.py", "steps.py",
+                 "cpu/runtime.h", "../../cells/base.py"):  # fmt: skip
+        with (compiled_ / name).open("a") as file:
             file.write("\n")
         after = compiler._sources.__wrapped__()
         assert after != before, name
         before = after
+
+
+def imported_by(path):
+    """The files of this package that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            module = PACKAGE.parent / name.replace(".", "/")
+            for file in (module.with_suffix(".py"), module / "__init__.py"):
+                if file.is_relative_to(PACKAGE) and file.exists():
+                    yield file
+
+
+def test_all_that_compiled_code_imports_is_part_of_its_key():
+    reached, pending = set(), [*(PACKAGE / "engines" / "compiled").rglob("*.py")]
+    while pending:
+        path = pending.pop()
+        pending += {*imported_by(path)} - reached
+        reached.add(path)
+    assert PACKAGE / "cells" / "prepared.py" in reached
+    # These rooms know nothing of cells, nor of what a library reads and writes.
+    outside = {p for p in reached if p.relative_to(PACKAGE).parts[0] in ("names", "system")}
+    assert reached - outside <= {*compiler._source_files()}
+
+
+@pytest.mark.parametrize("version", ["2.12.1", "2.14.0", "2.130.0", "3.0.0"])
+def test_a_version_of_torch_that_inductor_was_not_verified_for_is_declined(version, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(inductor, "source_of", None)  # nothing is patched or compiled
+    reason = f"its use of inductor is verified for torch 2.13.*, not {version}"
+    with pytest.raises(EngineError, match=re.escape(reason)):
+        RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
+    rnn = RNN("peephole_lstm", 3, 4)
+    assert rnn.settle_engine() == [
+        f"engine 'compiled' cannot run peephole_lstm: compiled declined: {reason}"
+    ]
+    assert rnn.engine == "loop"
 
 
 @pytest.mark.parametrize(
@@ -408,7 +497,7 @@ def test_which_projections_are_one_product_and_what_a_step_makes_of_it(project, 
             return torch.tanh(a.x.all + a.h.all)
 
     Cell.project = project
-    steps = Steps(Cell(3, 4).prepare())
+    steps = Steps(PreparedCell(Cell(3, 4)))
     assert steps.projection == tuple(product.split())
     assert steps.completes == completes
 
@@ -420,7 +509,7 @@ def test_declines_with_a_reason():
         pytest.raises(EngineError, match=r"autocast to torch\.float16"),
     ):
         rnn(torch.zeros(2, 1, 3))
-    with pytest.raises(EngineError, match=r"not proved for torch\.float16"):
+    with pytest.raises(EngineError, match=r"not tested with torch\.float16"):
         rnn.half()(torch.zeros(2, 1, 3, dtype=torch.float16))
     reasons = {case.id: declined(case.values[0], case.values[2]) for case in CASES}
     assert {name for name, reason in reasons.items() if reason} == {"StepIndex", "ComplexState"}
@@ -439,13 +528,13 @@ def _own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def compilations(monkeypatch):
     """What is compiled, as it is compiled."""
-    count, compile_ = [], compiler._compile
+    count, compile_ = [], inductor.build
 
     def counting(*arguments, **keywords):
         count.append(keywords)
         return compile_(*arguments, **keywords)
 
-    monkeypatch.setattr(compiler, "_compile", counting)
+    monkeypatch.setattr(inductor, "build", counting)
     return count
 
 
@@ -490,7 +579,9 @@ SAMPLE = ["HeadsBlocks", "SeveralOperandsWithMixedOrder", "LateDiagonalBlocks", 
     ],
 )
 def test_compiled_for_real_at_several_sizes(cell, options, compilations, monkeypatch):
-    monkeypatch.setattr(programs, "ALONE", 1)  # parts of a batch, each by a thread, however small
+    monkeypatch.setattr(
+        cpu_programs, "ALONE", 1
+    )  # parts of a batch, each by a thread, however small
     for steps, batch, input_size, hidden_size, threads in (
         (9, 2, 4, 4, 1), (8, 7, 4, 4, 3), (1, 1, 4, 4, 2), (4, 1, 5, 16, 1), (5, 16, 16, 16, 2),
         (3, 20, 20, 40, 3),
@@ -540,7 +631,7 @@ def test_packed_compiled_for_real(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path))
         patch.setattr(programs, "_programs", {})
-        patch.setattr(programs, "ALONE", 1)
+        patch.setattr(cpu_programs, "ALONE", 1)
         agree()
 
 
@@ -583,13 +674,14 @@ RUN = """
 import sys
 import time
 import torch
+import torch.utils.flop_counter
 from cellzoo import RNN
-from cellzoo.engines.compiled import compiler
-count, compile_ = [], compiler._compile
+from cellzoo.engines.compiled.cpu import inductor
+count, compile_ = [], inductor.build
 def counting(*arguments, **keywords):
     count.append(1)
     return compile_(*arguments, **keywords)
-compiler._compile = counting
+inductor.build = counting
 torch.manual_seed(0)
 rnn = RNN("cifg_lstm", 3, 4, engine="compiled")
 x = torch.ones(4, 2, 3, requires_grad=True)
@@ -634,7 +726,7 @@ def test_no_compiler_is_said(monkeypatch):
     def no_compiler(*arguments, **keywords):
         raise FileNotFoundError("no C++ compiler")
 
-    monkeypatch.setattr(compiler, "_compile", no_compiler)
+    monkeypatch.setattr(inductor, "build", no_compiler)
     with pytest.raises(CompileError, match="FileNotFoundError: no C"):
         RNN("lstm", 3, 4, engine="compiled")(torch.zeros(2, 1, 3))
 

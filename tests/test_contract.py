@@ -215,14 +215,14 @@ def test_options():
     ("options", "error", "message"),
     [
         ({"lek": 0.5}, TypeError, "Choosy has no option 'lek': did you mean 'leak'"),
-        ({"leak": "0.5"}, TypeError, "leak is of type float, not '0.5'"),
-        ({"leak": True}, TypeError, "leak is of type float, not True"),
-        ({"leak": None}, TypeError, "leak is of type float, not None"),
-        ({"depth": 1.0}, TypeError, "depth is of type int, not 1.0"),
-        ({"depth": True}, TypeError, "depth is of type int, not True"),
-        ({"flag": 1}, TypeError, "flag is of type bool, not 1"),
-        ({"mode": "c"}, ValueError, "mode is one of 'a', 'b', not 'c'"),
-        ({"mode": 1}, TypeError, "mode is of type str, not 1"),
+        ({"leak": "0.5"}, TypeError, "leak must be of type float, not '0.5'"),
+        ({"leak": True}, TypeError, "leak must be of type float, not True"),
+        ({"leak": None}, TypeError, "leak must be of type float, not None"),
+        ({"depth": 1.0}, TypeError, "depth must be of type int, not 1.0"),
+        ({"depth": True}, TypeError, "depth must be of type int, not True"),
+        ({"flag": 1}, TypeError, "flag must be of type bool, not 1"),
+        ({"mode": "c"}, ValueError, "mode must be one of 'a', 'b', not 'c'"),
+        ({"mode": 1}, TypeError, "mode must be of type str, not 1"),
     ],
 )
 def test_wrong_options_are_refused(options, error, message):

@@ -23,9 +23,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from cellzoo import RNN, GatedCell, build_cell, list_cells
 from cellzoo.engines import CompileError, EngineError, compiled
-from cellzoo.engines.compiled import chunks, programs
-from cellzoo.engines.compiled.chunks import Chunked, Chunks, Graph, signature, spans
-from cellzoo.engines.compiled.traced import loop
+from cellzoo.engines.compiled import programs
+from cellzoo.engines.compiled.cuda import chunks
+from cellzoo.engines.compiled.cuda.chunks import Chunked, Chunks, Graph, signature, spans
+from cellzoo.engines.compiled.cuda.traced import loop
 
 DECLINED = {"StepIndex", "ComplexState"}
 

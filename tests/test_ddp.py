@@ -14,8 +14,8 @@ from commands import as_a_user, inspect, metrics, result_of, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellzoo.config.compose import identity, ranks
-from cellzoo.tasks import base
+from cellzoo.config.identity import identity, world_size
+from cellzoo.config.schema import RunConfig
 from cellzoo.tasks.base import TrainingBatches
 
 TROUBLE = """
@@ -106,7 +106,8 @@ def test_ranks_share_the_batches_of_one_process(size, batch, world, seed, data):
     with pytest.MonkeyPatch.context() as patch:
 
         def batches(size_of_batch, rank, world, first=0):
-            patch.setattr(base, "rank_and_world", lambda: (rank, world))
+            patch.setattr("cellzoo.system.ranks.rank", lambda: rank)
+            patch.setattr("cellzoo.system.ranks.world_size", lambda: world)
             return TrainingBatches(size, size_of_batch, seed, first)
 
         alone = list(batches(batch * world, 0, 1))
@@ -127,7 +128,7 @@ def test_ranks_share_the_batches_of_one_process(size, batch, world, seed, data):
 def test_the_number_of_ranks_is_part_of_a_run():
     def run(**trainer):
         defaults = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "max_epochs": 3}
-        return {"seed": 0, "trainer": {**defaults, **trainer}}
+        return RunConfig.from_mapping({"seed": 0, "trainer": {**defaults, **trainer}})
 
     one = identity(run())
     assert identity(run(strategy="ddp")) == one
@@ -137,7 +138,7 @@ def test_the_number_of_ranks_is_part_of_a_run():
     assert identity(run(devices=[0, 3], accelerator="gpu", strategy="ddp")) == two
     assert identity(run(devices="2", strategy="ddp")) == two
     assert identity(run(devices=1, num_nodes=2, strategy="ddp")) == two
-    assert ranks(run(devices=3)["trainer"]) == 3
+    assert world_size(run(devices=3).trainer) == 3
 
 
 @pytest.mark.slow
@@ -150,7 +151,7 @@ def test_two_ranks_are_one_run_and_train_as_one_process_does(tmp_path):
         done = as_a_user(*COMMAND, *options, exact, f"name={name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     one, two = (result_of(f"runs/{name}") for name in ("one", "two"))
-    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert (one["world_size"], two["world_size"]) == (1, 2)
     assert one["steps"] == two["steps"] == 3 * 6
     assert one["identity"] != two["identity"]
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-12)

@@ -1,4 +1,4 @@
-"""Initialisation: each scheme by its property in each gate, overrides, and the forget bias."""
+"""Initialisation: the property of each scheme in each gate, overrides, and the forget bias."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def test_orthogonal_makes_each_gates_recurrent_block_orthogonal(hidden, cell, ga
         for w in rnn.gate_weights(layer).values():
             u = w.weight_hh.detach()
             torch.testing.assert_close(u @ u.T, gain**2 * torch.eye(hidden), atol=1e-5, rtol=0)
-            bound = math.sqrt(6 / (hidden + w.weight_ih.shape[1]))  # of its companion, glorot
+            bound = math.sqrt(
+                6 / (hidden + w.weight_ih.shape[1])
+            )  # of the companion scheme, glorot
             assert 0 < w.weight_ih.abs().max() <= bound
             assert w.bias_ih.eq(0).all()
             assert w.bias_hh.eq(0).all()
@@ -205,10 +207,10 @@ def test_init_objects_and_keywords():
         ({"blocks": {"weight_hh": {"z": "zeros"}}}, ValueError, "no gate 'z' in weight_hh: known"),
         ({"blocks": {"weight_hh": "zero"}}, LookupError, "did you mean 'zeros'"),
         ({"blocks": {"weight_hh": {"f": {"name": "normal", "sd": 1}}}}, TypeError, "'std'"),
-        ({"blocks": {"weight_hh": 0.5}}, TypeError, "scheme is a name or a mapping .*not 0.5"),
-        ({"blocks": {"weight_hh": {"f": 0.5}}}, TypeError, "scheme is a name or .*not 0.5"),
+        ({"blocks": {"weight_hh": 0.5}}, TypeError, "scheme must be a name or a mapping .*not 0.5"),
+        ({"blocks": {"weight_hh": {"f": 0.5}}}, TypeError, "scheme must be a name or .*not 0.5"),
         ({"blocks": {"weight_hh": {"f": {"std": 1}}}}, TypeError, "{'std': 1} has none"),
-        (0.5, TypeError, "scheme is a name or a mapping .*not 0.5"),
+        (0.5, TypeError, "scheme must be a name or a mapping .*not 0.5"),
     ],
 )  # fmt: skip
 def test_wrong_inits_are_refused(init, error, message):
@@ -226,7 +228,7 @@ def test_a_registered_scheme_is_found_and_its_options_are_read():
         rnn = make(init={"name": "ramp_of_a_test", "step": 2.0})
         assert rnn.weight_ih_l0.eq(0).all()
         assert rnn.bias_ih_l0.eq(1).all()
-        for u in recurrent_blocks(rnn):  # each gate by itself
+        for u in recurrent_blocks(rnn):  # gate by gate
             assert u.equal(2 * torch.arange(64.0).reshape(8, 8) / 8)
         with pytest.raises(TypeError, match="did you mean 'step'"):
             make(init={"name": "ramp_of_a_test", "stp": 2.0})
@@ -238,7 +240,7 @@ def test_a_registered_scheme_is_found_and_its_options_are_read():
 
 
 class MGU(GatedCell):
-    """f is the share that is overwritten."""
+    """A cell in which f is the share that is overwritten."""
 
     gates = {"f": Gate(), "n": Gate(late=True)}
     keep = {"f": -1}
@@ -283,7 +285,7 @@ def test_forget_bias_is_the_total_in_the_direction_of_keeping(case, bias, init):
         hidden_bias = rnn.gate_weights(layer)[gate].bias_hh
         assert hidden_bias is None or hidden_bias.eq(0).all()
         for other, w in rnn.gate_weights(layer).items():
-            if other != gate:  # and nothing else moves
+            if other != gate:  # the other gates do not change
                 same = plain.gate_weights(layer)[other]
                 assert w.bias_ih.equal(same.bias_ih)
                 assert w.weight_ih.equal(same.weight_ih)
@@ -314,7 +316,7 @@ def test_chrono(cell, t_max):
     assert 0 <= kept.min() <= kept.max() <= math.log(t_max - 1) + 1e-6
     assert kept.unique().numel() > 2
     if t_max == 784 and len(kept) == 64:
-        assert kept.exp().max() > 600  # uniform in time, not in its logarithm
+        assert kept.exp().max() > 600  # the time is uniform, not its logarithm
         assert abs(kept.exp().mean() - 392) < 100
     for writes, direction in built.write.items():
         assert total(rnn, writes).equal(-direction * kept)
@@ -339,13 +341,13 @@ class NoBias(GatedCell):
         ("lstm", {"forget_bias": 1.0, "bias": False}, ValueError, "gate 'f' .*bias=False"),
         ("lstm", {"chrono": 10, "bias": False}, ValueError, "chrono: gate 'f' .*bias=False"),
         (NoBias, {"forget_bias": 1.0}, ValueError, "forget_bias: gate 'f' of NoBias has no bias$"),
-        ("lstm", {"forget_bias": 1.0, "chrono": 10}, ValueError, "give one of them"),
-        ("lstm", {"init": {"chrono": 10}, "forget_bias": 0.0}, ValueError, "give one of them"),
+        ("lstm", {"forget_bias": 1.0, "chrono": 10}, ValueError, "pass one of them"),
+        ("lstm", {"init": {"chrono": 10}, "forget_bias": 0.0}, ValueError, "pass one of them"),
         ("lstm", {"chrono": 2}, ValueError, "greater than 2, not 2"),
         ("lstm", {"forget_bias": 1.0, "init": {"blocks": {"bias_ih": "zeros"}}}, ValueError,
          "forget_bias and blocks both set bias_ih"),
-        ("lstm", {"forget_bias": "1"}, TypeError, "forget_bias is a number, not '1'"),
-        ("lstm", {"chrono": "10"}, TypeError, "chrono is a number, not '10'"),
+        ("lstm", {"forget_bias": "1"}, TypeError, "forget_bias must be a number, not '1'"),
+        ("lstm", {"chrono": "10"}, TypeError, "chrono must be a number, not '10'"),
     ],
 )  # fmt: skip
 def test_a_forget_bias_without_a_place_is_refused(cell, options, error, message):
@@ -353,11 +355,11 @@ def test_a_forget_bias_without_a_place_is_refused(cell, options, error, message)
         make(cell, **options)
 
 
-# -- what a cell's own paper prescribes --------------------------------------------------------
+# -- the initialisation of a cell's paper ------------------------------------------------------
 
 
 class Prescribed(GatedCell):
-    """An Elman cell whose paper has an initialisation."""
+    """An Elman cell with an initialisation of its paper."""
 
     gates = ("n",)
     keep = {"n": +1}
@@ -393,7 +395,7 @@ def test_what_is_said_beside_init_paper_comes_first():
 def test_init_paper_is_refused_where_the_cell_declares_none():
     with pytest.raises(ValueError, match="no initialisation is declared for elman"):
         make("elman", init="paper")
-    with pytest.raises(ValueError, match="a whole cell's init"):
+    with pytest.raises(ValueError, match="the init of a whole cell, not of a block"):
         make(Prescribed, init={"blocks": {"weight_ih": "paper"}})
 
 
@@ -418,7 +420,7 @@ def test_a_uniform_gate_is_spread_over_its_range():
     assert f.min() >= 1 / 500 - 1e-5
     assert f.max() <= 1 - 1 / 500 + 1e-5
     counts = torch.histc(f, 5, 0, 1)
-    assert counts.min() > 60  # 100 each, on the average
+    assert counts.min() > 60  # the mean is 100
     one = make("lstm", 2, 1, init={"blocks": {"bias_ih": {"f": "uniform_gate"}}})
     assert one.gate_weights()["f"].bias_ih.item() == 0  # σ(0) = 1/2
 

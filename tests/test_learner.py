@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cellzoo import RNN, Extra, GatedCell
+from cellzoo.config.schema import AdamW, Cosine
 from cellzoo.run.learner import Learner
 from cellzoo.run.model import SequenceModel
 from cellzoo.tasks import tasks
@@ -26,13 +27,12 @@ class Decaying(GatedCell):
 
 def learner(**optimizer) -> Learner:
     rnn = RNN(Decaying, 2, 3, num_layers=2, bidirectional=True, batch_first=True)
-    return Learner(
-        SequenceModel(rnn, 1, "last"), tasks["adding"](), optimizer, {"name": "cosine", "T_max": 4}
-    )
+    model = SequenceModel(rnn, 1, "last")
+    return Learner(model, tasks["adding"](), AdamW(**optimizer), Cosine(T_max=4))
 
 
 def test_a_parameter_may_have_its_own_learning_rate_and_no_weight_decay():
-    module = learner(name="adamw", lr=0.1, weight_decay=0.5)
+    module = learner(lr=0.1, weight_decay=0.5)
     configured = module.configure_optimizers()
     optimizer = configured["optimizer"]
     of_name = {

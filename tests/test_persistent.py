@@ -25,11 +25,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellzoo import RNN, Extra, GatedCell, State, build_cell, list_cells
+from cellzoo.cells.prepared import PreparedCell
 from cellzoo.engines import EngineError
 from cellzoo.engines.compiled import programs
+from cellzoo.engines.compiled.cuda.traced import has_triton, loop
+from cellzoo.engines.compiled.groups import Inputs
 from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.steps import Steps
-from cellzoo.engines.compiled.traced import has_triton, loop
 from cellzoo.engines.persistent import kernels
 from cellzoo.engines.persistent.kernels import Kernels
 
@@ -284,7 +286,7 @@ def test_declines_with_a_reason():
     x = torch.zeros(2, 1, 3, device=DEVICE)
     with pytest.raises(EngineError, match="its matrices take 256 KiB, and 128 are on chip"):
         RNN("lstm", 3, 128, engine="persistent", device=DEVICE)(x)
-    with pytest.raises(EngineError, match=r"not proved for torch\.bfloat16"):
+    with pytest.raises(EngineError, match=r"not tested with torch\.bfloat16"):
         RNN("lstm", 3, 4, engine="persistent", device=DEVICE).bfloat16()(x.bfloat16())
     if DEVICE == "cpu":
         with (
@@ -345,12 +347,13 @@ class Written(Kernels):
 
 def source(name):
     """A forward kernel's source, at H = 7."""
-    cell = RNN(name, 3, 7).cell().prepare()
+    cell = RNN(name, 3, 7).cell()
+    prepared = PreparedCell(cell)
     projected = cell.project_sequence(torch.zeros(3, 2, 3), None)
-    written = Written(Steps(cell, complete=False))
-    constants = written.steps.inputs_of(cell)
+    written = Written(Steps(prepared, complete=False))
     rows = [tensor.flatten(0, 1) for tensor in projected.values()]
-    written.forward(Lengths([2, 2, 2]), rows, [], list(cell.initial_state(2)), *constants)
+    parameters = written.steps.parameters_of(prepared)
+    written.forward(Lengths([2, 2, 2]), Inputs(rows, cell.initial_state(2), [], *parameters))
     return written.text
 
 

@@ -299,7 +299,7 @@ def test_a_branch_on_training_is_checked_in_training_and_evaluation():
         (lambda self, a, s: [s.h, s.c], r"must return the states \(h, c\)"),
         (lambda self, a, s: (s.h, 0.0), r"must return the states \(h, c\)"),
         (lambda self, a, s: None, r"must return the states \(h, c\)"),
-        (lambda self, a, s: (s.h, s.c[:, :2]), r"state 'c' as \(3, 2\).*declared is \(3, 4\)"),
+        (lambda self, a, s: (s.h, s.c[:, :2]), r"state 'c' as \(3, 2\).*declared one is \(3, 4\)"),
         (lambda self, a, s: (s.h, s.c[:1]), r"state 'c' as \(1, 4\)"),
         (lambda self, a, s: (s.h, s.c.double()), "state 'c' .*float64.*declared.*float32"),
         (lambda self, a, s: ((s.h, s.c), s.c[:, :2]), r"an output of \(3, 2\).*\(3, 4\)"),

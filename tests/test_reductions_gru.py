@@ -1,4 +1,4 @@
-"""What the cells of the GRU's kin become when something of theirs is zero, one or shared."""
+"""Reductions of cells related to the GRU: equalities where a part is zero, one or shared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(name: str, **options) -> RNN:
 
 @torch.no_grad()
 def share(source: RNN, target: RNN, gates: dict[str, str], sign: float = 1.0) -> None:
-    """Give target's gates the weights of source's; the biases by their sum."""
+    """Copy weights gate by gate, from source to target, and the sums of the biases."""
     for gate, other in gates.items():
         theirs, ours = source.gate_weights()[other], target.gate_weights()[gate]
         for name in ("weight_ih", "weight_hh"):
@@ -44,7 +44,7 @@ def fill(rnn: RNN, **values: float | Tensor) -> None:
 
 
 def constant_gate(rnn: RNN, gate: str, logit: Tensor | float) -> None:
-    """Make a gate the constant σ(logit)."""
+    """Set a gate to the constant σ(logit)."""
     weights = rnn.gate_weights()[gate]
     with torch.no_grad():
         for block in weights:
@@ -228,7 +228,7 @@ def test_the_intersection_networks_depth_gate_lets_the_input_through():
     x = normal(6, 3, 4)
     torch.testing.assert_close(outputs(plus, x), x)
     constant_gate(plus, "gy", -800.0)
-    assert outputs(plus, x).ge(0).all()  # relu alone
+    assert outputs(plus, x).ge(0).all()  # the outputs of a relu
 
 
 def test_fast_rnn_without_its_residual_is_a_simple_one():
@@ -349,7 +349,7 @@ def test_a_simple_gated_unit_without_weights_gives_the_contents_middle():
         for parameter in rnn.parameters():
             torch.nn.init.zeros_(parameter)
         with torch.no_grad():
-            rnn.gate_weights()["z"].bias_ih.fill_(2.5)  # the hard sigmoid is 1 from there on
+            rnn.gate_weights()["z"].bias_ih.fill_(2.5)  # the hard sigmoid is 1 from 2.5 on
         assert rnn(normal(2, 3, 3))[0].sub(middle).abs().max() < 1e-12
         with torch.no_grad():
             rnn.gate_weights()["z"].bias_ih.fill_(-2.5)
@@ -379,10 +379,10 @@ def test_running_statistics_follow_training_and_serve_evaluation():
     trained = rnn.train()(x)[0]
     wx = (x @ rnn.weight_ih_l0.T).flatten(0, 1)
     torch.testing.assert_close(rnn.running_mean_l0, wx.mean(0))
-    torch.testing.assert_close(rnn.running_var_l0, wx.var(0))  # the unbiased one
+    torch.testing.assert_close(rnn.running_var_l0, wx.var(0))  # the unbiased variance
     before = rnn.running_mean_l0.clone()
     with torch.no_grad():
-        rnn.running_var_l0.mul_(31 / 32)  # training divides by the biased one
+        rnn.running_var_l0.mul_(31 / 32)  # training divides by the biased variance
     torch.testing.assert_close(rnn.eval()(x)[0], trained)
     assert torch.equal(rnn.running_mean_l0, before)
 
@@ -425,7 +425,7 @@ def test_the_first_order_is_a_simple_network():
         third.bias_ih_l0.copy_(first.bias_ih_l0)
         block = third.gate_weights()["n"].weight_hh
         block.zero_()
-        block[:, 8:].copy_(first.weight_hh_l0)  # U_3 alone: three networks that take turns
+        block[:, 8:].copy_(first.weight_hh_l0)  # U_3 alone: three interleaved networks
     x = normal(9, 2, 3)
     turns = torch.stack([first(x[start::3])[0] for start in range(3)], 1).flatten(0, 1)
     torch.testing.assert_close(third(x)[0], turns)

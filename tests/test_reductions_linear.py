@@ -1,4 +1,4 @@
-"""What the linear, diagonal and continuous-time cells become in special cases."""
+"""Reductions of the linear, diagonal and continuous-time cells to special cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(name, input_size=3, hidden_size=4, **options):
 
 @torch.no_grad()
 def put(rnn, **values):
-    """Set parameters, or with `gate__block` one gate's block, to a tensor or a number."""
+    """Set parameters, or blocks of a gate by `gate__block`, to tensors or numbers."""
     for name, value in values.items():
         if "__" in name:
             gate, block = name.split("__")
@@ -34,7 +34,7 @@ def put(rnn, **values):
 
 @torch.no_grad()
 def share(source, target, gates):
-    """Copy gates' blocks: the target's gate to the source's."""
+    """Copy blocks gate by gate, from source to target."""
     theirs, ours = source.gate_weights(), target.gate_weights()
     for gate, other in gates.items():
         for block, value in zip(ours[gate], theirs[other], strict=True):
@@ -75,7 +75,7 @@ def test_a_clockworks_module_moves_with_its_period_and_sees_no_faster_one():
     x = normal(17, 2, 3)
     output, (_, time) = clock(x)
     assert time.unique().tolist() == [17]
-    moves = (output[1:] != output[:-1]).any(1)  # step by unit; step 0 moves from 0
+    moves = (output[1:] != output[:-1]).any(1)  # (steps, units); step 0 starts from 0
     for module in range(4):
         for unit in (2 * module, 2 * module + 1):
             when = [t for t in range(1, 17) if moves[t - 1, unit]]
@@ -284,7 +284,7 @@ def test_an_undriven_unicornn_conserves_its_energy():
     put(rnn, weight_ih=0.0, bias_ih=0.0, weight_hh_y_diagonal=0.0)
     step = 0.2 * torch.sigmoid(rnn.control_l0)
 
-    def energy(y, z):  # what the symplectic Euler scheme conserves
+    def energy(y, z):  # conserved by the symplectic Euler scheme
         return z**2 + 2.0 * y**2 - 2.0 * step * y * z
 
     state = random_state(rnn, 2)
@@ -335,7 +335,7 @@ def test_a_tau_gru_hears_its_state_after_the_delay_and_not_before():
 
 
 def test_the_legendre_memory_is_a_delay():
-    """The polynomials are 1 at the window's far end, so that the input there is the sum of m."""
+    """The polynomials are 1 at the far end of the window: the input there is the sum of m."""
     order, theta = 12, 40
     transition, entry = delay_network(order, theta)
     time = torch.arange(400, dtype=F64)

@@ -1,4 +1,4 @@
-"""What the LSTM's relatives become when a part of them is zero, saturated or shared."""
+"""Reductions of cells related to the LSTM: equalities where a part is zero or saturated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def zero(*blocks: torch.Tensor | None) -> None:
 
 
 def constant(weights: GateWeights, value: float) -> None:
-    """Make a gate's pre-activation one number."""
+    """Set the pre-activation of a gate to one number."""
     zero(*weights)
     with torch.no_grad():
         weights.bias_ih.fill_(value)
@@ -147,7 +147,7 @@ def test_janet_with_beta_zero_is_a_gru_that_resets_nothing():
 
 
 class SharedGate(PeepholeLSTM):
-    """An LSTM of which only c is left: no output gate, no output activation, no peepholes."""
+    """An LSTM reduced to c: no output gate, no output activation, no peepholes."""
 
     gates = ("i", "f", "g")
     peepholes = ""
@@ -207,7 +207,7 @@ def test_a_fixed_forget_factor_is_a_gate_that_reads_nothing():
 
 
 def test_open_master_gates_leave_an_lstm():
-    """The last input master gate is 0 by its definition, so the last unit keeps its memory."""
+    """The last unit keeps its memory, as the last input master gate is 0 by definition."""
     ordered, lstm = make("on_lstm"), make("lstm")
     share(lstm, ordered, LSTM)
     with torch.no_grad():
@@ -281,7 +281,7 @@ def test_the_shortcut_is_the_identity_where_the_sizes_agree():
 
 
 def test_a_nested_lstm_with_an_inner_copy_holds_what_the_outer_one_lets_through():
-    """Inner gates open and forgetting, its content X + H: c' = tanh(tanh(f c + i g))."""
+    """With open inner gates, no inner memory and content X + H: c' = tanh(tanh(f c + i g))."""
     nested, lstm = make("nested_lstm"), make("lstm")
     share(lstm, nested, LSTM)
     weights = nested.gate_weights()

@@ -1,4 +1,6 @@
-"""The registry: names to things."""
+"""Registries: names, deprecated names and discovery."""
+
+import warnings
 
 import pytest
 from hypothesis import given
@@ -9,14 +11,19 @@ from cellzoo import (
     RNN,
     DuplicateNameError,
     GatedCell,
+    Task,
     UnknownNameError,
     build_cell,
     list_cells,
+    list_inits,
+    list_tasks,
     register_cell,
     register_init,
+    register_task,
 )
 from cellzoo.cells.registry import cells
 from cellzoo.names.registry import Registry, nearest
+from cellzoo.tasks import tasks
 
 
 @pytest.fixture
@@ -87,6 +94,99 @@ def test_plugins_that_fail_fail_again(registry, monkeypatch):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="plugin"):
             registry.names()
+
+
+def test_a_deprecated_name_works_warns_once_and_is_not_listed(registry):
+    registry.register("cherry", deprecated=("cherries", "kirsch"))("CHERRY")
+    with pytest.warns(FutureWarning, match="thing 'kirsch' is deprecated: use 'cherry'"):
+        assert registry["kirsch"] == "CHERRY"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert registry["kirsch"] == "CHERRY"
+        assert registry.resolve("kirsch") == "cherry"
+        assert registry.resolve("plum") == "plum"
+        assert registry.resolve("unknown") == "unknown"
+    assert registry.names() == ["apple", "apricot", "cherry", "plum"]
+    assert registry.deprecated_names() == {"cherries": "cherry", "kirsch": "cherry"}
+    registry.forget(["cherry"])
+    with pytest.raises(UnknownNameError, match="unknown thing 'kirsch'"):
+        registry["kirsch"]
+
+
+@pytest.mark.parametrize(
+    ("name", "deprecated"),
+    [
+        ("cherry", ("plum",)),  # a present name
+        ("cherry", ("prune",)),  # a deprecated name of another object
+        ("prune", ()),
+        ("cherry", ("cherry",)),
+        ("cherry", ("kirsch", "kirsch")),
+    ],
+)
+def test_a_deprecated_name_that_clashes_raises_and_changes_nothing(registry, name, deprecated):
+    registry.register("damson", deprecated=("prune",))(1)
+    with pytest.raises(DuplicateNameError):
+        registry.register(name, deprecated)(2)
+    assert registry.names() == ["apple", "apricot", "damson", "plum"]
+    assert registry.deprecated_names() == {"prune": "damson"}
+    with pytest.raises(ValueError, match="'Old Name'"):
+        registry.register("cherry", deprecated=("Old Name",))
+
+
+def test_a_notebook_may_register_again_with_its_deprecated_names(registry):
+    def cell():
+        """A function that a notebook's cell defines."""
+
+    cell.__module__ = "__main__"
+    for _ in range(2):
+        registry.register("cherry", deprecated=("kirsch",))(cell)
+    with pytest.raises(DuplicateNameError, match="'plum'"):
+        registry.register("cherry", deprecated=("plum",))(cell)
+
+
+def test_a_snapshot_restores_deprecated_names_too(registry):
+    registry.register("cherry", deprecated=("kirsch",))(1)
+    restore = Registry.snapshot()
+    registry.forget(["cherry"])
+    registry.register("damson", deprecated=("prune",))(2)
+    restore()
+    assert registry.names() == ["apple", "apricot", "cherry", "plum"]
+    assert registry.deprecated_names() == {"kirsch": "cherry"}
+
+
+def test_deprecated_names_of_cells_tasks_and_inits():
+    restore = Registry.snapshot()
+    try:
+
+        @register_cell("renamed_cell", deprecated=("former_cell",))
+        class Renamed(GatedCell):
+            gates = ("n",)
+
+            def update(self, a, s):
+                return a.n
+
+        @register_task("renamed_task", deprecated=("former_task",))
+        class RenamedTask(Task):
+            pass
+
+        @register_init("renamed_init", deprecated=("former_init",))
+        def renamed(block, hidden_size, *, value=2.0):
+            nn.init.constant_(block, value)
+
+        with pytest.warns(FutureWarning, match="cell 'former_cell' is deprecated"):
+            assert repr(RNN("former_cell", 3, 4)) == "RNN(renamed_cell, 3, 4)"
+        assert type(build_cell("former_cell", 3, 4)) is Renamed
+        assert build_cell("former_cell", 3, 4).name == "renamed_cell"
+        with pytest.warns(FutureWarning, match="task 'former_task' is deprecated"):
+            assert tasks["former_task"] is RenamedTask
+        with pytest.warns(FutureWarning, match="init 'former_init' is deprecated"):
+            rnn = RNN("lstm", 3, 4, init={"name": "former_init", "value": 3.0})
+        assert rnn.init.name == "renamed_init"
+        assert (rnn.weight_hh_l0 == 3).all()
+        for listed in (list_cells(), list_tasks(), list_inits()):
+            assert not [name for name in listed if name.startswith("former")]
+    finally:
+        restore()
 
 
 def test_forget(registry):

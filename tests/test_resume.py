@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import torch
 from commands import LEAKY, inspect, metrics, result_of, results_in, wait_for
 
 from cellzoo.cli import main
-from cellzoo.config.compose import resolved, store_choices
+from cellzoo.config.compose import composer, resolved, store_choices
 from cellzoo.run import checkpoints
 from cellzoo.run import train as run_train
+from cellzoo.run.build import settle_engine
 from cellzoo.run.directory import LOCK, RESERVE, status
 from cellzoo.run.learner import Learner
-from cellzoo.sweep.plans.grid import composer
 from cellzoo.system.locks import LockedError, hold
 
 # A few batches an epoch; a value is logged every third.
@@ -137,7 +138,7 @@ def assert_same_run(got: str, want: str) -> None:
 
 
 def starts(run: str) -> list[str]:
-    return [attempt["from"] for attempt in result_of(f"runs/{run}")["attempts"]]
+    return [attempt["resumed_from"] for attempt in result_of(f"runs/{run}")["attempts"]]
 
 
 def crash_everywhere(monkeypatch, options: list[str], places: int) -> None:
@@ -148,13 +149,13 @@ def crash_everywhere(monkeypatch, options: list[str], places: int) -> None:
 
     def run(name: str, crash: int | None = None, **changes: Any) -> int:
         """What the command does with its config, in this process; returns the batches asked."""
-        settings, directory = {**config, "name": name, **changes}, Path("runs", name)
-        engine, _ = run_train.settle_engine(settings, directory)
+        settings, directory = replace(config, name=name, **changes), Path("runs", name)
+        engine, _ = settle_engine(settings, directory)
         result, asked = counted(
             lambda: run_train.train(settings, directory, progress=False, engine=engine),
             crash,
         )
-        assert result["status"] == ("done" if crash is None else "failed")
+        assert result.status == ("done" if crash is None else "failed")
         return asked
 
     total = run("whole")
@@ -309,7 +310,7 @@ def test_engine_and_threads_are_those_of_the_first_attempt(monkeypatch):
     threads = torch.get_num_threads()
     train("name=one", OFTEN, "engine=auto", crash=5)
     first = result_of("runs/one")
-    assert first["setting"] != "auto"
+    assert first["engine"] != "auto"
     monkeypatch.setattr("cellzoo.RNN.settle_engine", lambda self: pytest.fail("settled again"))
     torch.set_num_threads(threads + 1)
     try:
@@ -318,7 +319,7 @@ def test_engine_and_threads_are_those_of_the_first_attempt(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     second = result_of("runs/one")
-    assert (second["setting"], second["threads"]) == (first["setting"], threads)
+    assert (second["engine"], second["threads"]) == (first["engine"], threads)
     assert second["seconds"] > first["seconds"]
 
 

@@ -1,4 +1,4 @@
-"""The sequence layer: torch.nn's equal where torch.nn has one, and the same laws for every cell."""
+"""`RNN`: equality with torch.nn, and properties that hold for every cell."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def make(cell="lstm", input_size=3, hidden_size=4, **options) -> RNN:
     return rnn
 
 
-# -- torch.nn's equal --------------------------------------------------------------------------
+# -- equality with torch.nn --------------------------------------------------------------------
 
 
 def pair(kind: str, engine: str, sizes: tuple[int, int], **shared) -> tuple[nn.Module, RNN]:
-    """torch.nn's module and ours, the state dict carried over there and back."""
+    """Return torch.nn's module and ours, after a round trip of the state dict."""
     module, cell, options = TORCH[kind]
     theirs = module(*sizes, **shared, **options, dtype=F64)
     ours = RNN(cell, *sizes, **shared, **options, engine=engine, dtype=F64)
@@ -99,7 +99,7 @@ def test_equals_torch(
         state = random_state(ours, batch)
     try:
         theirs(x)
-    except RuntimeError:  # not every kernel takes an empty batch; ours then need not either
+    except RuntimeError:  # not every kernel of torch.nn accepts an empty batch; ours need not then
         assert batch == 0
         return
     assert_equal(theirs, ours, x, state if given_state else None)
@@ -145,7 +145,7 @@ def test_an_empty_batch_is_an_empty_result(kind, engine):
     assert [s.shape for s in tensors(state)] == [s.shape for s in tensors(want_state)]
 
 
-# -- what is refused ---------------------------------------------------------------------------
+# -- invalid input -----------------------------------------------------------------------------
 
 
 def packed(rows: int, sizes: list[int], width: int = 3) -> PackedSequence:
@@ -160,7 +160,7 @@ STATE = torch.zeros(1, 2, 4, dtype=F64)
 @pytest.mark.parametrize(
     ("x", "state", "error", "message"),
     [
-        (ZEROS[:0], None, ValueError, "at least one step"),
+        (ZEROS[:0], None, ValueError, "at least one time step"),
         (ZEROS[..., :2], None, ValueError, "last dimension must be 3, not 2"),
         (ZEROS[None], None, ValueError, "3 dimensions .* not 4"),
         (ZEROS[0, 0], None, ValueError, "3 dimensions .* not 1"),
@@ -181,7 +181,7 @@ STATE = torch.zeros(1, 2, 4, dtype=F64)
         (packed(8, [3, 5]), None, ValueError, "must not grow"),
         (packed(8, [5, 3], width=2), None, ValueError, "last dimension must be 3, not 2"),
         (packed(8, [5, 3]), (STATE, STATE), ValueError, r"state h .*\(1, 5, 4\)"),
-        (packed(0, []), None, ValueError, "at least one step"),
+        (packed(0, []), None, ValueError, "at least one time step"),
     ],
 )
 def test_wrong_input_is_refused(engine, x, state, error, message):
@@ -216,7 +216,7 @@ def test_wrong_arguments_are_refused(arguments, error, message):
         RNN(**({"cell": "lstm", "input_size": 3, "hidden_size": 4} | arguments))
 
 
-# -- laws that hold for every cell -------------------------------------------------------------
+# -- properties of every cell ------------------------------------------------------------------
 
 
 @settings(max_examples=80)
@@ -319,7 +319,7 @@ def test_dropout_of_one_lets_nothing_through():
     torch.testing.assert_close(rnn(normal(5, 2, 3))[0], rnn(normal(5, 2, 3, seed=1))[0])
 
 
-# -- a module like any other -------------------------------------------------------------------
+# -- behaviour as an nn.Module -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -281,7 +281,7 @@ class MovesOtherwise(GatedCell):
     [
         (ReadsTooEarly, "state 'h' is read before recur"),
         (ReadsTooEarlyAmongOthers, "state 'h' is read before recur"),
-        (MovesOtherwise, "'h' must be what recur gives"),
+        (MovesOtherwise, "recur must return its state 'h'"),
     ],
 )
 def test_what_is_not_linear_is_refused(cell, message):

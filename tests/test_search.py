@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cellzoo.config.compose import ConfigError, store_choices
+from cellzoo.config.checks import ConfigError
+from cellzoo.config.compose import composer, store_choices
+from cellzoo.run.result import RunResult, Status
 from cellzoo.sweep.command import Sweep
-from cellzoo.sweep.plans.grid import composer
 from cellzoo.sweep.plans.optuna import JOURNAL, SAMPLERS, pruner
-from cellzoo.sweep.plans.random import Interval
+from cellzoo.sweep.plans.search import Interval
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 WIDTH = "hidden_size=int(interval(2,9))"
@@ -41,12 +42,17 @@ def parse(override: str):
     return OverridesParser.create().parse_override(override)
 
 
-def done(value: float, **more) -> dict:
-    return {"status": "done", "monitor": "val/accuracy", "metrics": {"val/accuracy": value}, **more}
+def result(status: Status, **metrics: float) -> RunResult:
+    return RunResult(
+        "lstm", "digits", "torch", 4, 0, "", status=status, monitor="accuracy", metrics=metrics
+    )
 
 
-DIVERGED = {"status": "diverged", "monitor": "val/accuracy", "metrics": {}}
-FAILED = {**DIVERGED, "status": "failed"}
+def done(value: float) -> RunResult:
+    return result(Status.DONE, accuracy=value)
+
+
+DIVERGED, FAILED, PRUNED = map(result, (Status.DIVERGED, Status.FAILED, Status.PRUNED))
 
 
 # Intervals
@@ -88,7 +94,7 @@ def test_shares_of_values_are_uniform_or_their_logarithms_are():
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("text", "expected"),
     [
         ("interval(0,2)", (0.0, 2.0, False, False)),
         ("int(interval(1,9))", (1, 9, False, True)),
@@ -96,26 +102,26 @@ def test_shares_of_values_are_uniform_or_their_logarithms_are():
         ("tag(log,int(interval(1,64)))", (1, 64, True, True)),
     ],
 )
-def test_hydras_syntax(said, expected):
-    found = Interval.of(parse(f"x={said}"))
-    assert (found.low, found.high, found.log, found.whole) == expected
-    assert isinstance(found.low, int) == found.whole
+def test_hydras_syntax(text, expected):
+    interval = Interval.of(parse(f"x={text}"))
+    assert (interval.low, interval.high, interval.log, interval.whole) == expected
+    assert isinstance(interval.low, int) == interval.whole
 
 
 @pytest.mark.parametrize(
-    ("said", "says"),
+    ("text", "message"),
     [
-        ("tag(loog,interval(1,2))", "tag is log, not loog"),
-        ("interval(2,2)", "wants low below high"),
-        ("interval(3,2)", "wants low below high"),
+        ("tag(loog,interval(1,2))", "the tag of an interval is log, not loog"),
+        ("interval(2,2)", "requires low below high"),
+        ("interval(3,2)", "requires low below high"),
         ("interval(0,inf)", "both finite"),
-        ("tag(log,interval(0,1))", "wants an interval above 0"),
-        ("tag(log,int(interval(0,8)))", "wants an interval above 0"),
+        ("tag(log,interval(0,1))", "requires an interval above 0"),
+        ("tag(log,int(interval(0,8)))", "requires an interval above 0"),
     ],
 )
-def test_intervals_that_make_no_sense_are_refused(said, says):
-    with pytest.raises(ConfigError, match=says):
-        Interval.of(parse(f"x={said}"))
+def test_intervals_that_make_no_sense_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        Interval.of(parse(f"x={text}"))
 
 
 # Random search
@@ -210,8 +216,8 @@ def test_a_value_drawn_twice_is_one_run(folder):
     ("overrides", "says"),
     [
         ([LR], "a grid has no intervals: say search=random, or optuna"),
-        (["search=random"], "search=random wants an interval to search"),
-        (["search=optuna", "optimizer.lr=0.1,0.2"], "search=optuna wants an interval to search"),
+        (["search=random"], "search=random requires an interval to search"),
+        (["search=optuna", "optimizer.lr=0.1,0.2"], "search=optuna requires an interval to search"),
         (["search=random", LR, "search.trials=0"], "search.trials must be a whole number from 1"),
         (["search=random", LR, "search.trials=2.5"], "search.trials must be a whole number"),
         (["search=random", LR, "search.seed=-1"], "search.seed must be a whole number from 0"),
@@ -220,7 +226,7 @@ def test_a_value_drawn_twice_is_one_run(folder):
         (["search=random,grid", LR], "search is one for the whole sweep"),
         (["search=optuna", LR, "search.sampler=tpee"], "did you mean 'tpe'"),
         (["search=optuna", LR, "search.pruner=medain"], "did you mean 'median'"),
-        (["search=optuna", LR, "search.pruner=median", "seed=0,1"], "it wants one seed"),
+        (["search=optuna", LR, "search.pruner=median", "seed=0,1"], "it requires one seed"),
         (["search=randm", LR], "random"),
     ],
 )  # fmt: skip
@@ -324,7 +330,7 @@ def test_a_poor_curve_is_pruned_and_one_reported_twice_is_one(plan, folder):
         ended.append([ask(epoch, 0.1 if number > 5 else 0.5 + 0.1 * epoch) for epoch in (0, 1)])
         if number == 7:  # it was killed, and goes on
             assert pruner(found.trial(number))(1, 0.1)
-        found.tell(number, {**DIVERGED, "status": "pruned"} if number > 5 else done(0.6))
+        found.tell(number, PRUNED if number > 5 else done(0.6))
     assert ended == [[False] * 2] * 5 + [[True] * 2] * 2
     trials = optuna_study(folder, found).get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED"] * 2

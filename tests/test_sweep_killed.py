@@ -113,7 +113,9 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path):
     for run in runs:
         one, other = tmp_path / "runs/killed" / run, tmp_path / "runs/calm" / run
         assert_same_run(one, other)
-        gone_on += any(each["from"] != "the beginning" for each in result_of(one)["attempts"])
+        gone_on += any(
+            each["resumed_from"] != "the beginning" for each in result_of(one)["attempts"]
+        )
     assert gone_on >= 2  # not all of them started over
     attempts = (tmp_path / "runs/killed/attempts.csv").read_text()
     assert attempts.count("killed by SIGKILL") == 3
@@ -162,4 +164,4 @@ def test_ranks_of_a_sweeps_run_are_those_of_the_run_alone_and_one_that_dies_ends
 def assert_equals_alone(result: dict, alone: dict) -> None:
     assert (result["status"], result["seed"]) == ("done", alone["seed"])
     assert result["metrics"] == alone["metrics"]
-    assert (result["steps"], result["ranks"]) == (alone["steps"], 2)
+    assert (result["steps"], result["world_size"]) == (alone["steps"], 2)

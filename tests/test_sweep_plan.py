@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cellzoo.config.compose import ConfigError, store_choices
-from cellzoo.sweep.plans.grid import Composer, composer
+from cellzoo.config.checks import ConfigError
+from cellzoo.config.compose import Composer, composer, store_choices
+from cellzoo.sweep.plans.grid import GridPlan
 
 CHOICES = {
     "cell": ["lstm", "gru", "elman"],
@@ -89,7 +90,7 @@ SWEPT = [
 
 @pytest.mark.parametrize("overrides", SWEPT)
 def test_jobs_come_in_the_order_of_hydras_sweeper(overrides, compose_here):
-    plan, _ = compose_here.plan(overrides)
+    plan = GridPlan(compose_here.read(overrides)[0])
     parsed = OverridesParser.create(compose_here._loader).parse_overrides(overrides)
     (want,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     assert [list(job) for job in plan.jobs()] == want
@@ -98,23 +99,24 @@ def test_jobs_come_in_the_order_of_hydras_sweeper(overrides, compose_here):
 
 def test_intervals_are_apart_from_the_grid(compose_here):
     given = ["seed=0,1", "optimizer.lr=interval(0,1)", "cell=gru", "hidden_size=interval(1,2)"]
-    plan, intervals = compose_here.plan([*given, "hidden_size=3"])  # the last one counts
-    assert plan.axes == (("seed=0", "seed=1"), ("cell=gru",), ("hidden_size=3",))
+    axes, intervals = compose_here.read([*given, "hidden_size=3"])  # the last one counts
+    assert axes == (("seed=0", "seed=1"), ("cell=gru",), ("hidden_size=3",))
     assert [each.input_line for each in intervals] == ["optimizer.lr=interval(0,1)"]
 
 
 def test_a_plan_is_lazy(compose_here):
-    plan, _ = compose_here.plan([f"{key}=range(100000)" for key in ("seed", "hidden_size")])
+    axes, _ = compose_here.read([f"{key}=range(100000)" for key in ("seed", "hidden_size")])
+    plan = GridPlan(axes)
     assert plan.total == 10**10
     assert list(itertools.islice(plan.jobs(), 2))[1] == ("seed=0", "hidden_size=1")
 
 
 def test_probes_have_every_value(compose_here):
-    plan, _ = compose_here.plan(["cell=lstm,gru,elman", "seed=0,1", "name=x"])
+    plan = GridPlan(compose_here.read(["cell=lstm,gru,elman", "seed=0,1", "name=x"])[0])
     probes = list(plan.probes())
     assert {each for probe in probes for each in probe} == {e for axis in plan.axes for e in axis}
     assert len(probes) == 1 + 2 + 1
-    assert plan.said(("cell=gru", "seed=1", "name=x")) == "cell=gru seed=1"
+    assert plan.label(("cell=gru", "seed=1", "name=x")) == "cell=gru seed=1"
 
 
 @pytest.mark.parametrize(
@@ -126,4 +128,4 @@ def test_probes_have_every_value(compose_here):
 )
 def test_overrides_without_values_are_refused(override, says, compose_here):
     with pytest.raises(ConfigError, match=says):
-        compose_here.plan([override])
+        compose_here.read([override])

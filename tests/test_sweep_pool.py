@@ -240,10 +240,10 @@ def test_one_sweep_at_a_time_and_a_killed_one_leaves_neither_lock_nor_jobs(spy, 
     sweep.communicate()
     wait_for(lambda: not alive(int(job)))
     left = as_a_user("sweep", "--status", "runs/s", cwd=tmp_path)
-    assert "the same command goes on" in left.stdout
+    assert "the same command resumes it" in left.stdout
     third = spy("task.nap=0", "seed=0,1")
     assert third.returncode == 0
-    assert "asked for before with" in third.stdout
+    assert "the last command had other overrides" in third.stdout
 
 
 @pytest.mark.slow

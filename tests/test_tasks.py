@@ -64,7 +64,7 @@ def test_copy_is_ten_symbols_a_wait_and_the_symbols_again(length):
 def test_copy_scores_the_memoryless_loss_for_the_memoryless_answer():
     task = Copy(length=100, train_size=50)
     _, y = everything(task, "train")
-    # Certain of the zeros, and undecided among the eight symbols at the end.
+    # A certain prediction of the zeros, and a uniform one of the eight symbols at the end.
     answer = torch.full((50, 120, 9), -1e4)
     answer[:, :110, 0] = 1e4
     answer[:, 110:, 1:] = 1e4
@@ -135,7 +135,7 @@ def test_jsb_is_the_real_thing():
     for split, count in (("train", 229), ("val", 76), ("test", 77)):
         assert len(task.examples(split, 0)) == count
     x, y = everything(task, "train")
-    # The unigram baseline on the test split, as published with the data: 11.09 a step.
+    # The unigram baseline on the test split, as published with the data: 11.09 per step.
     p = torch.cat([x.data, y.data]).mean(0).clamp(1e-6, 1 - 1e-6)
     _, test = everything(task, "test")
     logits = torch.logit(p).expand(len(test.data), 88)
@@ -167,7 +167,7 @@ def test_jsb_scores_by_frame_and_sums_over_notes(tmp_path, monkeypatch):
     assert len(x.data) == len(y.data) == sum(lengths) - len(lengths)
     prediction = torch.randn(len(y.data), 88)
     mean, frames = task.measure(prediction, y)["loss"]
-    # Written out: the rows of a packed batch are step by step, longest chorale first.
+    # The expected rows of a packed batch: step by step, the longest chorale first.
     order, total, row = [1, 0, 2], 0.0, 0
     for t in range(1, max(lengths)):
         for song in order:
@@ -222,7 +222,7 @@ def test_a_download_is_checked_and_moved_whole_and_offline_is_explained(tmp_path
     finally:
         server.shutdown()
         server.server_close()
-    assert right.find(None).exists()  # from the cache: nobody serves it any more
+    assert right.find(None).exists()  # from the cache: the server is gone
     (cache / "jsb" / "songs.mat").unlink()
     with pytest.raises(DataError, match="put that file at"):
         right.find(None)

@@ -501,7 +501,7 @@ def test_as_a_user(tmp_path):
     [
         (["check", "lstn"], "did you mean 'lstm'?"),
         (["check", "no*"], "no cell matches 'no*'"),
-        (["check", "nothing.py"], "plugin nothing.py is not there"),
+        (["check", "nothing.py"], "plugin nothing.py does not exist"),
         (["check", "paper.py"], "paper.py registers no cell"),
         (["check", "lstm", "--reference", "nothing.py"], "there is no such Python file"),
         (["check", "lstm", "--reference", "paper.py"], "has no function called lstm"),

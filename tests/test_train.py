@@ -250,7 +250,7 @@ def test_a_plugin_travels_with_the_run(tmp_path):
 def test_the_engine_that_ran_is_recorded_and_determinism_ends_with_the_run():
     options = ["trainer=debug", "trainer.deterministic=true", "trainer.precision=bf16-mixed"]
     assert train("name=one", "engine=auto", *options) == 0
-    said = result_of("runs/one")["engine"]
+    said = result_of("runs/one")["engine_choice"]
     assert said == "compiled"  # torch.nn's kernel declines autocast
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -1,4 +1,4 @@
-"""How a cell is written: what its author declares, and what the base class makes of it."""
+"""How a cell is written: the declarations of its author, and the base class that reads them."""
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.cells.declare import Extra, Gate, State

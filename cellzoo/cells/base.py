@@ -1,11 +1,11 @@
-"""The base class of every cell: it owns the fused projections and the split into named gates.
+"""The base class of every cell, with the fused projections and their split into named gates.
 
-An author writes gates, states and `update`; what else a published cell may need is declared
-(declare.py). Shapes, with B the batch, I the input size, H the hidden size, G the gates' number:
+An author writes gates, states and `update`, and declares anything else that a published cell
+needs (declare.py). Shapes, with batch B, input size I, hidden size H and G gates:
 
     x_t (B, I) · states (B, H) · weight_ih (G·H, I) · weight_hh (G·H, H) · bias_ih, bias_hh (G·H)
 
-The rows of weights and biases are the gates' in the order in which they are declared.
+The rows of weights and biases belong to the gates in declared order.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellzoo.cells import purity
-from cellzoo.cells.declare import State
-from cellzoo.cells.layout import Block, Layout, gather
-from cellzoo.cells.preactivations import Part, PreActivations, states_type
+from cellzoo.cells.layout import Layout
+from cellzoo.cells.preactivations import PreActivations
+from cellzoo.cells.prepared import PreparedCell, Products
 from cellzoo.names.options import resolve
 from cellzoo.names.registry import nearest
 
 
 class GateWeights(NamedTuple):
-    """One gate's blocks of the fused parameters, as views; None where the gate has none."""
+    """The blocks of one gate in the fused parameters, as views; None where there is no block."""
 
     weight_ih: Tensor | None
     weight_hh: Tensor | None
@@ -36,44 +36,51 @@ class GateWeights(NamedTuple):
     bias_hh: Tensor | None
 
 
-class Step(NamedTuple):
-    """What one step gives: the new states in declared order, and the output."""
-
-    states: tuple[Tensor, ...]
-    output: Tensor
-
-
 class GatedCell(nn.Module):
     """A recurrent cell: named gates, named states and an update.
 
     Args:
         input_size: I, the width of x.
-        hidden_size: H, the width of a gate and of a state that declares no other.
+        hidden_size: H, the default width of gates and states.
         bias: whether the fused biases exist.
-        device, dtype: of the parameters.
-        options: the cell's own, see `option`.
+        device: the device of the parameters.
+        dtype: the dtype of the parameters.
+        options: the options that the cell declares by `option`.
 
     A cell declares, as class attributes or as properties that read its options:
 
         gates      names, or names to `Gate`, in the order of the rows of the fused weights
-        states     names, or names to `State`; the first is the output unless `update` says other
+        states     names, or names to `State`; the first is the output unless `update` returns one
         extra      further parameters by name, `Extra`
         keep       the gate that keeps the memory: +1 if a large value keeps, −1 if it overwrites
-        write      likewise the gate that lets new content in, where it is one of its own
-        biases     which fused biases there are: ("ih", "hh") unless the paper has one
-        derived    recurrent weights that `recurrent_weights` makes, so that none is owned
+        write      likewise the gate that admits new content, where this is a gate of its own
+        biases     the fused biases: ("ih", "hh") unless the paper has only one
+        derived    recurrent weights that `recurrent_weights` computes, so that no parameter exists
         elapsed_time   whether steps take the time since the last one, as `a.x.dt` (B, 1)
-        paper_init the initialisation that the paper prescribes, which `init="paper"` takes: a
-                   mapping as `Init.of` takes
-        linear     whether each state enters linearly, by `linear.recur`, so that `scan` may run it
-        bounded    whether its states stay finite over thousands of steps of large inputs
-        reference  what the reference that it is tested against was written from: "paper",
-                   "author's code", "secondary source" or "memory"; "" where there is none
-        engines    the engines that may run it (None: any), `engines_reason` saying why
+        paper_init the initialisation that the paper prescribes, for `init="paper"`: a mapping
+                   as `Init.of` takes
+        linear     whether all states enter linearly, by `linear.recur`, so that `scan` may run it
+        bounded    whether the states stay finite over thousands of steps of large inputs
+        native     the kernel of torch.nn that computes exactly this class: "lstm", "gru", "rnn"
+        paper      the citation
+        reference  the source of the reference implementation: "paper", "author's code",
+                   "secondary source" or "memory"; "" where there is none
+        engines    the engines that may run it (None: any), with `engines_reason`
 
     Raises:
         ValueError, TypeError: a size is not a positive whole number, or an option is unknown or
             not among its choices.
+
+    Example:
+        >>> class Leaky(GatedCell):
+        ...     gates = ("n",)
+        ...
+        ...     def update(self, a, s):
+        ...         return 0.9 * s.h + 0.1 * torch.tanh(a.n)
+        >>> cell = Leaky(3, 4)
+        >>> output, h = cell.step(torch.zeros(2, 3))
+        >>> output.shape
+        torch.Size([2, 4])
     """
 
     gates: ClassVar[Any] = ()
@@ -131,24 +138,34 @@ class GatedCell(nn.Module):
     # -- what an author writes ---------------------------------------------------------------
 
     def update(self, a: PreActivations, s: Any) -> Any:
-        """One step: pre-activations and states to new states. Pure; see `engines.purity`.
+        """Compute one step. It must be a pure function; see `cells.purity`.
 
-        Returns the new states in declared order (one tensor where there is one), or
-        `(states, output)` with states a tuple where the output is not the first state.
+        Args:
+            a: the pre-activations by gate, (B, H) each.
+            s: the states by name, (B, H) each.
+
+        Returns:
+            The new states in declared order (one tensor if there is one state). If the output is
+            not the first state: `(states, output)`, where states is a tuple.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def project(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """All that ignores the state, for a whole sequence in one product.
+        """Compute everything that ignores the state, for a whole sequence at once.
 
-        x is (…, I), time first; packed input comes as (rows, I). Returns the fused projection
-        (…, G·H), or a dict of it under "all" and of further tensors of the same leading shape,
-        which `update` sees as `a.x.<name>`. Random masks are drawn here; buffers are read here.
+        Draw random masks and read buffers here.
+
+        Args:
+            x: (…, I), time first; packed input is (rows, I).
+
+        Returns:
+            The fused projection (…, G·H), or a dict with it as "all" and with further tensors of
+            the same leading shape, which `update` reads as `a.x.<name>`.
         """
         return self.project_gates(x)
 
     def recurrent_weights(self) -> dict[str, Tensor]:
-        """The recurrent weights by parameter name, made once a sequence.
+        """Return the recurrent weights by parameter name, computed once per sequence.
 
         Override it for a block that is a transform of a parameter: antisymmetric, masked, low
         rank (then name the weight in `derived`).
@@ -159,31 +176,34 @@ class GatedCell(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """The output's width."""
+        """Return the width of the output."""
         return self.hidden_size
 
     # -- for authors to call -----------------------------------------------------------------
 
     def product(self, gate: str | tuple[str, ...], v: Tensor) -> Any:
-        """A product within the step: the block of a late gate (bias_hh included), or the matrix
-        `Extra` of that name, applied to v. Several late gates of one operand make one product.
+        """Return a product within the step.
+
+        Args:
+            gate: a late gate (bias_hh is added), a matrix `Extra`, or several late gates of one
+                operand, which share one product.
+            v: the operand, (B, columns).
+
+        Returns:
+            (B, rows); for several gates, one tensor each.
         """
-        if isinstance(gate, str) and gate in self._matrices:
-            matrix = getattr(self, gate)
-            return functional.linear(v, matrix).to(matrix.dtype)
-        names = (gate,) if isinstance(gate, str) else tuple(gate)
-        if names not in self._late:
-            self._late[names] = self._gather(names, late=True)
-        block, weight, bias = self._late[names]
-        fused = block.product(v, weight, bias, len(names)).to(weight.dtype)
-        if isinstance(gate, str):
-            return fused
-        return fused.split([block.rows[name] for name in names], -1)
+        return Products(self)(gate, v)  # a prepared cell has its products in place of this
 
     def project_gates(self, x: Tensor, **functions: Callable[[Tensor], Tensor]) -> Tensor:
-        """The fused input projection, (…, I) to (…, G·H).
+        """Return the fused input projection.
 
-        `functions` act on gates by name: `n=torch.tanh` makes `a.x.n` of tanh(W_n x + b_n).
+        Args:
+            x: (…, I).
+            functions: applied to gates by name: with `n=torch.tanh`, `a.x.n` is
+                tanh(W_n x + b_n).
+
+        Returns:
+            (…, G·H).
         """
         if self.weight_ih is None:
             return x.new_empty(*x.shape[:-1], 0)
@@ -196,13 +216,19 @@ class GatedCell(nn.Module):
         return torch.cat(list(parts.values()), -1)
 
     def split(self, fused: Tensor) -> tuple[Tensor, ...]:
-        """A fused tensor (…, G·H) by gate, in declared order."""
+        """Split a fused tensor (…, G·H) by gate, in declared order."""
         return fused.split([self.width(gate.width) for gate in self.layout.gates.values()], -1)
 
     # -- for users ---------------------------------------------------------------------------
 
     def gate_weights(self) -> dict[str, GateWeights]:
-        """Each gate's W, U and biases by name, as views of the fused parameters."""
+        """Return each gate's W, U and biases by name, as views of the fused parameters.
+
+        Example:
+            >>> import cellzoo
+            >>> cellzoo.build_cell("lstm", 3, 4).gate_weights()["f"].weight_hh.shape
+            torch.Size([4, 4])
+        """
 
         def view(parameter: str, rows: slice | None) -> Tensor | None:
             tensor = getattr(self, parameter, None)
@@ -219,28 +245,29 @@ class GatedCell(nn.Module):
         }
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Each state's initial value, (batch, width), in declared order."""
-        like = self._like
-        return tuple(
-            torch.full(
-                (batch, self.width(state.width)),
-                state.initial,
-                dtype=_state_dtype(state, like.dtype),
-                device=like.device,
-            )
-            for state in self.layout.states.values()
-        )
+        """Return the initial value of each state, (batch, width), in declared order."""
+        dtype, device = self._like.dtype, self._like.device
+        states = []
+        for state in self.layout.states.values():
+            kind = dtype.to_complex() if state.dtype == "complex" else state.dtype or dtype
+            shape = batch, self.width(state.width)
+            states.append(torch.full(shape, state.initial, dtype=kind, device=device))
+        return tuple(states)
 
     def step(self, x_t: Tensor, state: Any = None, dt: Tensor | None = None) -> tuple[Tensor, Any]:
-        """One step by itself.
+        """Run one step by itself.
 
         Args:
             x_t: (B, I).
-            state: (B, H), or a tuple of such for more states; None: the initial state.
+            state: (B, H), or a tuple of such for several states; None: the initial state.
             dt: the elapsed time (B,), for cells that take it; None: 1.
 
         Returns:
-            The output (B, H) and the new state, in the form in which it came.
+            The output (B, H) and the new state: a tensor, or a tuple for several states.
+
+        Raises:
+            TypeError, ValueError: x_t, state or dt has the wrong type, shape or dtype.
+            ImpureUpdateError: `update` is not a pure function.
         """
         purity.check(self)
         if not isinstance(x_t, Tensor):
@@ -251,8 +278,8 @@ class GatedCell(nn.Module):
         states = self.initial_state(len(x_t))
         if state is not None:
             states = self.as_states(state, states)
-        prepared = self.prepare()
-        result = prepared.advance(prepared.project_sequence(x_t, dt), states)
+        prepared = PreparedCell(self)
+        result = prepared.advance(self.project_sequence(x_t, dt), states)
         return result.output, self.as_given(result.states)
 
     forward = step
@@ -260,10 +287,15 @@ class GatedCell(nn.Module):
     def as_states(
         self, state: Any, expected: Sequence[Tensor], shape: str = "(batch, width)"
     ) -> tuple[Tensor, ...]:
-        """A state as users give it (a tensor, or a tuple of several) as a tuple.
+        """Return a state (a tensor, or a tuple of several) as a tuple.
+
+        Args:
+            state: the state as a user passes it.
+            expected: tensors of the expected shapes and dtypes.
+            shape: names the extents in messages.
 
         Raises:
-            TypeError, ValueError: its number, shapes or dtypes are not the expected ones.
+            TypeError, ValueError: the number, shapes or dtypes are not the expected ones.
         """
         names = ", ".join(self.layout.states)
         if not isinstance(state, Tensor | tuple | list):
@@ -282,12 +314,16 @@ class GatedCell(nn.Module):
         return states
 
     def check_dtype(self, x: Tensor) -> None:
-        """Refuse an x of another dtype than the parameters', unless autocast sees to it."""
+        """Check that x has the dtype of the parameters, unless autocast is on.
+
+        Raises:
+            ValueError: it has another dtype.
+        """
         if x.dtype != self._like.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x must be {self._like.dtype} like the parameters, not {x.dtype}")
 
     def as_given(self, states: tuple[Tensor, ...]) -> Any:
-        """A tuple of states as users get it: one tensor where there is one state."""
+        """Return a tuple of states as users receive it: one tensor if there is one state."""
         return states[0] if len(states) == 1 else states
 
     # -- for engines -------------------------------------------------------------------------
@@ -296,31 +332,30 @@ class GatedCell(nn.Module):
         self,
         parameters: Mapping[str, Tensor | None],
         buffers: Mapping[str, Tensor | None] | None = None,
+        **fields: Any,
     ) -> Self:
-        """A shallow copy that reads these tensors for its parameters (and buffers)."""
-        clone = object.__new__(type(self))
-        clone.__dict__.update(self.__dict__)
-        clone.__dict__["_parameters"] = parameters
-        if buffers is not None:
-            clone.__dict__["_buffers"] = buffers
-        return clone
+        """Return a shallow copy that reads these tensors as its parameters and buffers.
 
-    def prepare(self) -> Self:
-        """A shallow copy for one sequence: its recurrent weights are made and gathered once."""
-        clone = self.bind(self._parameters)
-        clone.__dict__["_weights"] = clone.recurrent_weights()
-        clone.__dict__["_late"] = {}
-        clone.__dict__["_early"] = {
-            names: clone._gather(names, late=False) for names in self.layout.early()
-        }
-        return clone
+        Args:
+            parameters: by name.
+            buffers: by name; None: those of this cell.
+            fields: other attributes of the copy.
+        """
+        buffers = self._buffers if buffers is None else buffers
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self), _parameters=parameters, _buffers=buffers, **fields)
+        return copy
 
     def project_sequence(self, x: Tensor, dt: Tensor | None) -> dict[str, Tensor]:
-        """`project` as a dict, with the elapsed time where the cell takes it.
+        """Return `project` as a dict, with the elapsed time "dt" where the cell takes it.
+
+        Args:
+            x: (…, I).
+            dt: elapsed times (…,) for cells that take them; None: 1.
 
         Raises:
-            TypeError, ValueError: dt is not of x's leading shape, or given to a cell that has no
-                use for it; `project` gives a tensor the name of a gate.
+            TypeError, ValueError: dt does not have x's leading shape, the cell takes none, or
+                `project` gives a tensor the name of a gate.
         """
         projected = self.project(x)
         if isinstance(projected, Tensor):
@@ -338,109 +373,57 @@ class GatedCell(nn.Module):
             raise ValueError(f"{self.name} takes no elapsed time: leave dt out")
         return projected
 
-    def pre_activations(
-        self, projected: Mapping[str, Tensor], states: tuple[Tensor, ...]
-    ) -> PreActivations:
-        """The projections of one step: those of x are given, those of the states are made."""
-        layout = self.layout
-        named = {name: value for name, value in projected.items() if name != "all"}
-        x = Part(projected.get("all"), layout.x_sizes, named)
-        by_name = dict(zip(layout.states, states, strict=True))
-        products = []
-        for names, (block, weight, bias) in self._early.items():
-            operand = [by_name[name] for name in block.operand]
-            v = operand[0] if len(operand) == 1 else torch.cat(operand, -1)
-            products.append(block.product(v, weight, bias, len(names)).to(weight.dtype))
-        return PreActivations(x, layout.joined(list(self._early), products))
-
-    def advance(self, projected: Mapping[str, Tensor], states: tuple[Tensor, ...]) -> Step:
-        """One step of a prepared cell: products with the states, then `update`."""
-        a = self.pre_activations(projected, states)
-        return self.normalise(self.update(a, states_type(tuple(self.layout.states))(*states)))
-
-    def normalise(self, result: Any) -> Step:
-        """What `update` returned, as states and output."""
-        states: Any
-        output: Any
-        if isinstance(result, Tensor):
-            states, output = (result,), result
-        elif isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple):
-            states, output = result
-        else:
-            states, output = result, result[0] if isinstance(result, tuple) and result else None
-        if (
-            not isinstance(states, tuple)
-            or len(states) != len(self.layout.states)
-            or not all(isinstance(tensor, Tensor) for tensor in (*states, output))
-        ):
-            names = ", ".join(self.layout.states)
-            returned = result if isinstance(result, tuple) else (result,)
-            got = [type(each).__name__ for each in returned]
-            raise TypeError(
-                f"{self.name}.update must return the states ({names}) as tensors, or "
-                f"((states…), output); it returned {', '.join(got) or 'nothing'}"
-            )
-        return Step(states, output)
-
     @property
     def name(self) -> str:
-        """The registered name, else the class's."""
+        """Return the registered name, or the class's."""
         return vars(type(self)).get("registered_name") or type(self).__name__
 
     def width(self, extent: int | str) -> int:
-        """A declared extent: a number, or the attribute of that name."""
+        """Return a declared extent: a number, or the attribute of that name."""
         return getattr(self, extent) if isinstance(extent, str) else extent
 
     @property
     def fused_size(self) -> int:
-        """The rows of all gates together, G·H where every gate is as wide as the state."""
+        """Return the rows of all gates together; G·H if every gate is as wide as the state."""
         return sum(self.width(gate.width) for gate in self.layout.gates.values())
 
     def extra_repr(self) -> str:
-        """Sizes and options."""
+        """Return the sizes and options."""
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias}{options}"
 
     @property
     def _like(self) -> Tensor:
-        """A parameter, for its dtype and device."""
+        """Return a parameter, for its dtype and device."""
         return next(tensor for tensor in self._parameters.values() if tensor is not None)
 
     # -- from declarations to parameters -----------------------------------------------------
 
     def _make_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
-        shapes: dict[str, tuple[int, ...] | None] = {}
         x_total = sum(self.layout.x_sizes.values())
         h_total = sum(block.shape[0] for block in self.layout.blocks.values())
-        shapes["weight_ih"] = (x_total, self.input_size) if x_total else None
+        shapes: dict[str, tuple[int, ...] | None] = {
+            "weight_ih": (x_total, self.input_size) if x_total else None
+        }
         for name, block in self.layout.blocks.items():
             if name not in self.derived:
                 shapes[name] = block.shape
         for name, total in (("ih", x_total), ("hh", h_total)):
-            shapes[f"bias_{name}"] = (
-                (total,) if self.bias and name in self.biases and total else None
-            )
+            exists = self.bias and name in self.biases and total
+            shapes[f"bias_{name}"] = (total,) if exists else None
         self._check_names(shapes)
         for name, extra in self.extra.items():
             extents = tuple(self.width(extent) for extent in extra.shape)
             shapes[name] = extents if all(extents) else None
-        self._matrices = {
-            name for name in self.extra if shapes[name] and len(shapes[name] or ()) == 2
-        }
+        self._matrices = {name for name in self.extra if len(shapes[name] or ()) == 2}
         for name, shape in shapes.items():
-            if shape is None:
-                self.register_parameter(name, None)
-            else:
-                self.register_parameter(
-                    name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                )
+            tensor = None if shape is None else torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, None if tensor is None else nn.Parameter(tensor))
         if not any(shapes.values()):
             raise TypeError(f"{self.name} has no parameters")
         bound = 1 / math.sqrt(self.hidden_size)
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                if parameter is None:
-                    continue
+            for name, parameter in self.named_parameters(recurse=False):
                 if name in self.extra and self.extra[name].init is not None:
                     self.extra[name].start(self, parameter)
                 else:
@@ -458,34 +441,16 @@ class GatedCell(nn.Module):
             if name not in ("ih", "hh"):
                 raise TypeError(f"{self.name}: biases are ih and hh, not {name!r}")
 
-    def _gather(self, names: Sequence[str], late: bool) -> tuple[Block, Tensor, Tensor | None]:
-        """The fused rows of some gates of one block, for a prepared cell."""
-        gates, h_rows = self.layout.gates, self.layout.h_rows
-        parameters = {h_rows[name][0] for name in names if name in h_rows}
-        wrong = [name for name in names if name not in h_rows or gates[name].late is not late]
-        if wrong or len(parameters) != 1:
-            lates = [name for name, gate in gates.items() if gate.late]
-            hint = nearest("+".join(names), [*lates, *self._matrices])
-            raise ValueError(f"{self.name}: no late product {'+'.join(names)!r}: {hint}")
-        parameter = parameters.pop()
-        weight = gather(self._weights[parameter], [h_rows[name][1] for name in names])
-        bias: Tensor | None = self.bias_hh
-        if bias is not None:
-            bias = gather(bias, [self.layout.bias_rows[name] for name in names])
-        return self.layout.blocks[parameter], weight, bias
-
 
 def positive(name: str, value: Any) -> int:
-    """A positive whole number, or an error that says which one is not."""
-    symbolic = isinstance(value, torch.SymInt)  # where an engine traces sizes
+    """Return a positive whole number.
+
+    Raises:
+        TypeError, ValueError: the value is none; the message names the argument.
+    """
+    symbolic = isinstance(value, torch.SymInt)  # an engine traces with symbolic sizes
     if isinstance(value, bool) or not (symbolic or isinstance(value, int)):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value <= 0:
         raise ValueError(f"{name} must be greater than zero, not {value}")
     return value
-
-
-def _state_dtype(state: State, dtype: torch.dtype) -> torch.dtype:
-    if state.dtype == "complex":
-        return dtype.to_complex()
-    return state.dtype or dtype

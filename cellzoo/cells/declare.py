@@ -1,4 +1,4 @@
-"""What a cell's author may declare: gates, states and extra parameters (options: options.py)."""
+"""The declarations of a cell's author: gates, states and extra parameters."""
 
 from __future__ import annotations
 
@@ -12,19 +12,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gate:
-    """Where a gate's pre-activation comes from.
+    """The sources of a gate's pre-activation.
 
     Attributes:
         x: "full", a block of `weight_ih`; or "none".
-        state: "full", a block of a recurrent weight; "diagonal", one weight a unit; "heads",
+        state: "full", a block of a recurrent weight; "diagonal", one weight per unit; "heads",
             a block-diagonal matrix of `heads` blocks; or "none".
         of: the operand of the recurrent block: a state (or a gate, for its width), or several of
             them concatenated. The blocks of one operand and kind are fused in one parameter:
             `weight_hh` for full blocks of h, else `weight_hh_<operand>_<kind>`.
-        late: the product waits for another within the step: `update` makes it with
-            `self.product(gate, v)`, v having the operand's width.
-        width: the gate's rows: a number or the name of an attribute of the cell.
+        late: whether the product waits for another within the step. `update` then makes it with
+            `self.product(gate, v)`, where v has the operand's width.
+        width: the number of rows: a number or the name of an attribute of the cell.
         heads: the number of blocks for state="heads": a number or an attribute's name.
+
+    Raises:
+        ValueError: a source is unknown, or a late gate has no recurrent block.
+
+    Example:
+        >>> Gate(state="diagonal").late
+        False
+        >>> Gate(x="some")
+        Traceback (most recent call last):
+        ValueError: a gate's x is full or none, not 'some'
     """
 
     x: Literal["full", "none"] = "full"
@@ -45,10 +55,19 @@ class Gate:
 
 @dataclass(frozen=True)
 class State:
-    """A state's width (a number or an attribute of the cell), dtype and initial value.
+    """The width, dtype and initial value of a state.
 
-    The dtype is that of the parameters unless given; "complex" is the complex type beside it.
-    A `positive` state is above zero after any step, as a normaliser is: tests draw it so.
+    Attributes:
+        width: a number or the name of an attribute of the cell.
+        dtype: None, the dtype of the parameters; "complex", the corresponding complex dtype; or a
+            dtype.
+        initial: the initial value of every element.
+        positive: whether the state is above zero after any step, like a normaliser. Tests then
+            draw positive values.
+
+    Example:
+        >>> State("order", initial=1.0)
+        State(width='order', dtype=None, initial=1.0, positive=False)
     """
 
     width: int | str = "hidden_size"
@@ -58,15 +77,19 @@ class State:
 
 
 class Extra:
-    """A parameter beside the fused ones: its shape, where it starts, and how it is learnt.
+    """A parameter beside the fused ones.
 
     Args:
-        shape: numbers or names of attributes of the cell; an extent of 0 leaves it out.
-        init: a constant to start from, or a function of the cell that gives the values; it may
-            read extra parameters declared before. None: the init scheme decides, as for the
-            fused weights.
+        shape: numbers or names of attributes of the cell. An extent of 0 omits the parameter.
+        init: a constant to start from, or a function of the cell that returns the values and may
+            read extra parameters declared before. None: the init scheme decides, as for the fused
+            weights.
         weight_decay: whether the optimizer's weight decay acts on it.
-        lr_factor: its learning rate over the optimizer's.
+        lr_factor: the factor of its learning rate.
+
+    Example:
+        >>> Extra("hidden_size", init=1.0, weight_decay=False).shape
+        ('hidden_size',)
     """
 
     def __init__(
@@ -83,7 +106,12 @@ class Extra:
 
     @classmethod
     def uniform(cls, *shape: int | str, low: float, high: float) -> Extra:
-        """A parameter that starts uniform between low and high under every scheme."""
+        """Return a parameter that starts uniform between low and high under every scheme.
+
+        Example:
+            >>> Extra.uniform("hidden_size", low=-2.0, high=2.0).shape
+            ('hidden_size',)
+        """
 
         def draw(cell: Any) -> Tensor:
             return torch.empty([cell.width(extent) for extent in shape]).uniform_(low, high)
@@ -91,7 +119,7 @@ class Extra:
         return cls(*shape, init=draw)
 
     def start(self, cell: Any, parameter: Tensor) -> None:
-        """Fill the parameter with what `init` says; it is not None."""
+        """Fill the parameter with its initial value; `init` must not be None."""
         value = self.init(cell) if callable(self.init) else self.init
         assert value is not None
         parameter.copy_(torch.as_tensor(value).expand_as(parameter))

@@ -1,4 +1,4 @@
-"""From a cell's declarations to the rows of its fused parameters."""
+"""The rows of a cell's fused parameters, from the declarations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,17 @@ class Block:
         return (total,) if self.kind == "diagonal" else (total, self.columns // self.heads)
 
     def product(self, v: Tensor, weight: Tensor, bias: Tensor | None, gates: int) -> Tensor:
-        """The blocks of `gates` gates, (rows, …), applied to v (B, columns): (B, rows)."""
+        """Apply the blocks of some gates.
+
+        Args:
+            v: (B, columns).
+            weight: the rows of these gates, (rows, …).
+            bias: (rows,) or None.
+            gates: the number of gates.
+
+        Returns:
+            (B, rows).
+        """
         if self.kind == "full":
             return functional.linear(v, weight, bias)
         if self.kind == "diagonal":
@@ -49,13 +59,13 @@ class Block:
 
 @dataclass
 class Layout:
-    """Which rows of which parameter belong to which gate.
+    """The rows of each gate in each fused parameter.
 
     Attributes:
         gates, states: the declarations, by name and in order.
         blocks: the recurrent weights by parameter name.
-        x_sizes, h_sizes: the rows of each gate in the fused projections of x and of the states;
-            a late gate, whose product waits, is not among the latter.
+        x_sizes, h_sizes: the rows of each gate in the fused projections of x and of the states.
+            The latter exclude late gates.
         x_rows, bias_rows: each gate's rows in weight_ih and bias_ih, and in bias_hh.
         h_rows: each gate's recurrent weight and its rows there.
     """
@@ -71,11 +81,11 @@ class Layout:
 
     @classmethod
     def of(cls, cell: Any) -> Layout:
-        """The layout of what a cell declares.
+        """Return the layout of a cell's declarations.
 
         Raises:
-            TypeError: a name that cannot be, an operand that is no state, a wrong `keep`.
-            ValueError: widths that do not fit together.
+            TypeError: a name is invalid, an operand is not a state, or `keep` is wrong.
+            ValueError: widths do not fit together.
         """
         layout = cls(_declared(cell, cell.gates, Gate), _declared(cell, cell.states, State))
         layout._check(cell)
@@ -93,12 +103,12 @@ class Layout:
         operand = (gate.of,) if isinstance(gate.of, str) else tuple(gate.of)
         parts = ["weight_hh", *(() if operand == ("h",) else operand)]
         parameter = "_".join([*parts, *(() if gate.state == "full" else (gate.state,))])
-        columns = sum(cell.width((self.gates | self.states)[each].width) for each in operand)
+        columns = sum(cell.width((self.gates | self.states)[source].width) for source in operand)
         heads = cell.width(gate.heads) if gate.state == "heads" else 1
         kind = "full" if gate.state == "heads" and heads == 1 else gate.state
         block = self.blocks.setdefault(parameter, Block(kind, operand, columns, heads))
         if (block.kind, block.operand) != (kind, operand):
-            raise TypeError(f"{cell.name}: {parameter} would be the weight of two operands")
+            raise TypeError(f"{cell.name}: {parameter} would belong to two operands")
         alike = gate.state != "heads" or rows == next(iter(block.rows.values()), rows)
         if heads != block.heads or columns % heads or rows % heads or not alike:
             raise ValueError(
@@ -130,14 +140,16 @@ class Layout:
             if gate.state != "none" and cell.linear:
                 raise TypeError(f"{cell.name} is linear: gate {name!r} cannot read a state")
             if gate.state != "none" and unknown:
-                raise TypeError(f"{cell.name}: gate {name!r} reads {unknown}, which is no state")
+                raise TypeError(
+                    f"{cell.name}: gate {name!r} reads {unknown}: no state has that name"
+                )
         for role in ("keep", "write"):
             for name, sign in getattr(cell, role).items():
                 if name not in self.gates or sign not in (-1, 1):
                     raise TypeError(f"{cell.name}: {role} maps a gate to +1 or −1, not {name!r}")
 
     def early(self) -> list[tuple[str, ...]]:
-        """The gates whose recurrent products are made before `update`, by parameter."""
+        """Return the gates with products that are made before `update`, grouped by parameter."""
         names = (
             tuple(name for name in self.h_sizes if name in block.rows)
             for block in self.blocks.values()
@@ -145,7 +157,7 @@ class Layout:
         return [group for group in names if group]
 
     def joined(self, groups: Sequence[tuple[str, ...]], products: Sequence[Tensor]) -> Part:
-        """The products of `early` groups as one part, in declared order."""
+        """Return the products of the `early` groups as one part, in declared order."""
         if len(products) < 2:
             return Part(products[0] if products else None, self.h_sizes, {})
         by_gate: dict[str, Tensor] = {}
@@ -156,7 +168,7 @@ class Layout:
         return Part(whole, self.h_sizes, by_gate)
 
     def rows(self, parameter: str) -> dict[str, slice]:
-        """Each gate's rows in a fused parameter; empty for any other parameter."""
+        """Return the rows of each gate in a fused parameter; empty for any other parameter."""
         if parameter in ("weight_ih", "bias_ih"):
             return self.x_rows
         if parameter == "bias_hh":
@@ -165,7 +177,7 @@ class Layout:
 
 
 def _declared(cell: Any, given: Any, kind: type) -> dict[str, Any]:
-    """Declarations by name: those given so, or defaults for names alone."""
+    """Return declarations by name; a name alone stands for the defaults."""
     if isinstance(given, Mapping):
         return dict(given)
     names = list(given)
@@ -180,7 +192,7 @@ def _next_rows(taken: Iterable[slice], rows: int) -> slice:
 
 
 def gather(tensor: Tensor, pieces: list[slice]) -> Tensor:
-    """Rows of a fused tensor: itself or a view where they lie side by side."""
+    """Return rows of a fused tensor: the tensor or a view if they are adjacent, else a copy."""
     if all(a.stop == b.start for a, b in pairwise(pieces)):
         start, stop = pieces[0].start, pieces[-1].stop
         return tensor if (start, stop) == (0, len(tensor)) else tensor[start:stop]

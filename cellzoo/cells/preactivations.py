@@ -1,4 +1,4 @@
-"""What an update sees of the projections, by gate."""
+"""The pre-activations that an update reads, by gate."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ from cellzoo.names.registry import nearest
 
 
 class Part:
-    """One side of the pre-activations: `part.all` at once, or `part.<gate>` by name."""
+    """One side of the pre-activations: `part.all` at once, or `part.<gate>` by name.
+
+    Args:
+        fused: all gates, (…, rows), in declared order; None: no gate has this part.
+        sizes: the rows of each gate.
+        named: further tensors by name, and gates that are split already.
+    """
 
     def __init__(self, fused: Tensor | None, sizes: Mapping[str, int], named: Mapping[str, Tensor]):
         self._fused = fused
         self._sizes = sizes
         self._named: dict[str, Tensor] = dict(named)
 
+    @classmethod
+    def of_x(cls, projected: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Part:
+        """Return the part from the input: a projection by name, its fused gates as "all"."""
+        named = {name: tensor for name, tensor in projected.items() if name != "all"}
+        return cls(projected.get("all"), sizes, named)
+
     @property
     def all(self) -> Tensor:
-        """All gates of this side, concatenated in declared order."""
+        """Return all gates of this side, concatenated in declared order."""
         if self._fused is None:
             raise AttributeError("no gate has this part")
         return self._fused
@@ -30,7 +42,7 @@ class Part:
     def __getattr__(self, name: str) -> Tensor:
         named, fused = self._named, self._fused
         if name not in named and name in self._sizes and fused is not None:
-            # One split, whose gradient is one concatenation; slices would each zero-fill theirs.
+            # The gradient of one split is one concatenation; each slice would zero-fill its own.
             named.update(zip(self._sizes, fused.split(list(self._sizes.values()), -1), strict=True))
         try:
             return named[name]
@@ -40,11 +52,11 @@ class Part:
 
 
 class PreActivations:
-    """What `update` sees of the projections: `a.f`, and its parts `a.x.f` and `a.h.f`.
+    """The pre-activations of one step: `a.f`, and its parts `a.x.f` and `a.h.f`.
 
-    `a.x` comes from the input (bias_ih included) and holds what `project` added by name; `a.h`
-    comes from the states (bias_hh included). `a.f` is the sum of what gate f has so far: for a
-    late gate, whose product `update` makes itself, that is the part from the input.
+    `a.x` comes from the input (bias_ih included) and holds the tensors that `project` names;
+    `a.h` comes from the states (bias_hh included). `a.f` is the sum of both parts of gate f. A
+    late gate has the part from the input only: `update` makes the other product itself.
     """
 
     def __init__(self, x: Part, h: Part) -> None:
@@ -54,20 +66,23 @@ class PreActivations:
 
     @classmethod
     def of_sums(cls, sums: Tensor, x: Part, h_sizes: Mapping[str, int]) -> PreActivations:
-        """All gates' sums, for an update that reads no part of them; `x` holds what else there is.
+        """Return the sums of all gates, for an update that reads neither part by itself.
 
-        Every gate has both parts, so that the sums are laid out like each of them.
+        Args:
+            sums: (…, rows). Every gate has both parts, so the sums are laid out like each part.
+            x: the further tensors that `project` names.
+            h_sizes: the rows of each gate.
         """
-        made = cls(x, Part(None, h_sizes, {}))
-        made._sum = Part(sums, h_sizes, {})
-        return made
+        a = cls(x, Part(None, h_sizes, {}))
+        a._sum = Part(sums, h_sizes, {})
+        return a
 
     def __getattr__(self, gate: str) -> Tensor:
         x, h = self.x, self.h
         if gate not in x._sizes and gate not in h._sizes:
             known = dict.fromkeys([*x._sizes, *h._sizes])
             raise AttributeError(f"no gate {gate!r}: {nearest(gate, known)}")
-        if x._sizes == h._sizes:  # every gate has both: one addition for all of them
+        if x._sizes == h._sizes:  # every gate has both parts: one addition serves all
             if self._sum is None:
                 self._sum = Part(x.all + h.all, x._sizes, {})
             return getattr(self._sum, gate)
@@ -80,7 +95,7 @@ class PreActivations:
 
 @cache
 def states_type(names: tuple[str, ...]) -> Any:
-    """The named tuple of a cell's states."""
+    """Return the named tuple type of a cell's states."""
 
     def unknown(self: Any, name: str) -> Any:
         raise AttributeError(f"no state {name!r}: the states are {', '.join(names)}", name=name)

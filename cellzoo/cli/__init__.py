@@ -96,26 +96,26 @@ def _dispatch(arguments: list[str], plugins: list[str], debug: bool) -> int:
         from cellzoo.names.registry import nearest
 
         raise UsageError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
-    from cellzoo.names.plugins import announce
+    from cellzoo.names.plugins import add_plugins
 
-    announce(plugins)
+    add_plugins(plugins)
     return COMMANDS[command](rest, debug)
 
 
 def _train(arguments: list[str], debug: bool) -> int:
-    from cellzoo.run.command import one
+    from cellzoo.run.command import train_command
 
     with _named(arguments, "train") as named:
-        return one(named, debug)
+        return train_command(named, debug)
 
 
 def _sweep(arguments: list[str], debug: bool) -> int:
-    from cellzoo.sweep.command import many, show
+    from cellzoo.sweep.command import status_command, sweep_command
 
     if any(argument.split("=")[0] == "--status" for argument in arguments):
-        return show(arguments)
+        return status_command(arguments)
     with _named(arguments, "sweep") as named:
-        return many(named, debug)
+        return sweep_command(named, debug)
 
 
 def _compare(arguments: list[str], debug: bool) -> int:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.cells.prepared import PreparedCell
 from cellzoo.cells.registry import build_cell, cell_class, cells
 from cellzoo.names.options import OptionSpec, option_specs
 
@@ -119,19 +120,18 @@ def _verified(listed: Sequence[GatedCell]) -> list[str]:
 @torch.no_grad()
 def products(cell: GatedCell) -> int:
     """Return the number of matrix products with states in one time step of a cell."""
-    prepared = cell.prepare()
-    blocks = [block for block, _, _ in prepared._early.values()]
+    late: list[tuple[str, ...]] = []
 
     def counted(gate: Any, v: torch.Tensor) -> Any:
-        found = type(cell).product(prepared, gate, v)
-        names = (gate,) if isinstance(gate, str) else tuple(gate)
-        blocks.append(prepared._late[names][0] if names in prepared._late else None)
-        return found
+        late.append((gate,) if isinstance(gate, str) else tuple(gate))
+        return prepared.products(gate, v)
 
-    prepared.__dict__["product"] = counted
-    projected = prepared.project_sequence(torch.zeros(1, cell.input_size), None)
+    prepared = PreparedCell(cell, counted)
+    projected = cell.project_sequence(torch.zeros(1, cell.input_size), None)
     prepared.advance(projected, cell.initial_state(1))
-    return sum(block is None or block.kind != "diagonal" for block in blocks)
+    products = prepared.products
+    fused = [*products.early.values(), *(products.late.get(names) for names in late)]
+    return sum(each is None or each.block.kind != "diagonal" for each in fused)
 
 
 def show_tasks(arguments: list[str]) -> int:

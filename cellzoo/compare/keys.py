@@ -14,6 +14,7 @@ import numpy
 import pandas
 
 from cellzoo.compare.errors import unknown
+from cellzoo.config.identity import EXECUTION, flatten
 
 #: The columns of a result besides the config and the metrics.
 RESULT_COLUMNS = (
@@ -28,38 +29,24 @@ RESULT_COLUMNS = (
     "mode",
 )
 
-#: Config that says where and how a run was executed, not what was trained: two runs that
-#: differ in nothing else are a fair pair.
-NOT_SETTINGS = (
-    "name",
-    "data",
-    "engine",
-    "checkpoint_steps",
-    "save_every",
-    "launcher",
-    "logger",
-    "plugins",
-    "wandb",
-)
+#: Config keys in which the runs of a pair may differ: the engines compute the same.
+NOT_COMPARED = (*EXECUTION, "engine")
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots; lists become text, so that they can be keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()})
-        else:
-            flat[str(key)] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return flat
+def columns_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config by dotted keys; a list becomes text, and `optimizer` means `optimizer.name`.
 
-
-def with_section_names(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Let a section stand for its name: `optimizer` means `optimizer.name`."""
+    The world size, on which the batch depends, stands for the devices.
+    """
+    flat = {
+        key: json.dumps(value) if isinstance(value, list | tuple) else value
+        for key, value in flatten(config).items()
+        if value != {}
+    }
     names = {
         key.removesuffix(".name"): value for key, value in flat.items() if key.endswith(".name")
     }
-    return {**names, **flat}
+    return {"world_size": 1, **names, **flat}
 
 
 def config_keys(runs: pandas.DataFrame) -> list[str]:
@@ -137,7 +124,7 @@ def distinguishing_keys(
 def _settings(groups: Sequence[pandas.DataFrame], without: Iterable[str]) -> list[str]:
     """Return the config keys that are compared: without `without` and the keys of execution."""
     known = config_keys(groups[0]) if groups else []
-    excluded = (*NOT_SETTINGS, *without)
+    excluded = (*NOT_COMPARED, *without)
     return [
         key
         for key in known

@@ -12,11 +12,10 @@ import pandas
 import yaml
 
 from cellzoo.compare.errors import CompareError, unknown
-from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
+from cellzoo.compare.keys import RESULT_COLUMNS, columns_of
+from cellzoo.run.result import Status
 
 CODE = "plugins.cell.sha256"  # the hash of a plugin's cell
-STATUSES = ("running", "interrupted", "done", "diverged", "pruned", "failed")
-UNFINISHED = ("running", "interrupted", "pruned")  # which say nothing about their cells
 ALWAYS = ("status", "cell", "init", "task", "hidden_size", "seed")
 WHEN_DONE = ("parameters", "seconds", "metrics", "monitor", "mode")
 
@@ -99,8 +98,7 @@ def _read_run(directory: Path) -> dict[str, Any]:
         raise CompareError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(result, dict):
         raise CompareError(f"{path} does not hold a mapping")
-    if result.get("status") not in STATUSES:
-        raise CompareError(f"{path}: status {result.get('status')!r} is none of {STATUSES}")
+    check_status(result.get("status"), str(path))
     required = (*ALWAYS, *WHEN_DONE) if result["status"] == "done" else ALWAYS
     missing = [key for key in required if result.get(key) is None]
     if missing:
@@ -108,11 +106,19 @@ def _read_run(directory: Path) -> dict[str, Any]:
     if result.get("mode") not in ("min", "max", None):
         raise CompareError(f"{path}: mode {result['mode']!r} is neither 'min' nor 'max'")
 
-    config = with_section_names(flatten(_read_config(directory / "config.yaml")))
+    config = columns_of(_read_config(directory / "config.yaml"))
+    config["world_size"] = result.get("world_size", result.get("ranks", 1))  # ranks: of 0.1.0
     row = {key: value for key, value in config.items() if key not in RESULT_COLUMNS}
     row |= {key: result.get(key) for key in (*RESULT_COLUMNS, *ALWAYS)}
     row["directory"] = str(directory)
     return row | _metrics(result.get("metrics"), path)
+
+
+def check_status(status: Any, place: str) -> None:
+    """Raise CompareError if the status of a run is unknown."""
+    known = [str(each) for each in Status if each is not Status.LEFT]
+    if status not in known:
+        raise CompareError(f"{place}: status {status!r} is none of {', '.join(known)}")
 
 
 def _metrics(metrics: Any, path: Path) -> dict[str, float]:

@@ -15,9 +15,10 @@ from cellzoo.compare.baseline import baseline_values
 from cellzoo.compare.errors import CompareError, unknown
 from cellzoo.compare.groups import Group, group_runs, one_monitor, require, split_tasks
 from cellzoo.compare.keys import resolve
-from cellzoo.compare.read import UNFINISHED, read_curves, read_runs
+from cellzoo.compare.read import read_curves, read_runs
 from cellzoo.compare.select import select_runs
 from cellzoo.compare.table import Table, build_table, print_table
+from cellzoo.run.result import UNFINISHED
 from cellzoo.system.files import write_whole
 
 #: The columns that `--metric` accepts besides metrics.

@@ -10,8 +10,8 @@ from typing import Any
 import pandas
 
 from cellzoo.compare.errors import CompareError
-from cellzoo.compare.keys import RESULT_COLUMNS, flatten, with_section_names
-from cellzoo.compare.read import ALWAYS, STATUSES, WHEN_DONE, frame_of_runs
+from cellzoo.compare.keys import RESULT_COLUMNS, columns_of
+from cellzoo.compare.read import ALWAYS, WHEN_DONE, check_status, frame_of_runs
 
 #: The status of a run that stopped before it recorded one, by its W&B state.
 STATUS_OF_STATE = {"running": "running", "pending": "running", "finished": "done"}
@@ -78,10 +78,9 @@ def _errors_of(path: str) -> Iterator[None]:
 
 def _row(run: Any) -> dict[str, Any]:
     place = "/".join(run.path)
-    config = with_section_names(flatten(run.config))
+    config = columns_of(run.config)
     status = config.get("status") or STATUS_OF_STATE.get(run.state, "failed")
-    if status not in STATUSES:
-        raise CompareError(f"W&B run {place}: status {status!r} is none of {STATUSES}")
+    check_status(status, f"W&B run {place}")
     summary = run.summary_metrics
     names = ("seconds", "parameters", "steps", "steps_per_second", "reason")
     row = config | {name: summary[name] for name in names if summary.get(name) is not None}

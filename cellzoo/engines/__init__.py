@@ -1,7 +1,7 @@
-"""How a cell runs through time: one layer's cells and a sequence in, outputs and states out.
+"""How a cell runs over time: from one layer's cells and a sequence to outputs and states.
 
 An engine is a module of two functions with the signatures of `loop.declines` and `loop.run`
-(`native`, whose kernels keep what they like, takes no `checkpoint_steps`).
+(without `checkpoint_steps` for `native`: its kernels save the states of every step).
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from cellzoo.engines import compiled, loop, native, persistent, scan
 from cellzoo.engines.errors import CompileError, EngineError
 from cellzoo.names.registry import nearest
 
-__all__ = ["ENGINES", "CompileError", "EngineError", "check_engine", "choose", "fastest"]
+__all__ = [
+    "ENGINES",
+    "CompileError",
+    "EngineError",
+    "candidates",
+    "check_engine",
+    "choose",
+    "fastest",
+]
 
 ENGINES: dict[str, ModuleType] = {
     "native": native,
@@ -28,11 +36,22 @@ ENGINES: dict[str, ModuleType] = {
 
 
 def check_engine(name: str, cell: GatedCell) -> None:
-    """Refuse, early, an engine that does not exist or that the cell rules out.
+    """Check that an engine exists and that the cell does not rule it out.
+
+    Args:
+        name: an engine's name, or "auto".
+        cell: the cell.
 
     Raises:
         ValueError: no engine has that name.
-        EngineError: the cell declares that this engine cannot run it.
+        EngineError: this engine cannot run the cell for any input.
+
+    Example:
+        >>> import cellzoo
+        >>> check_engine("loop", cellzoo.build_cell("lstm", 3, 4))
+        >>> check_engine("lop", cellzoo.build_cell("lstm", 3, 4))
+        Traceback (most recent call last):
+        ValueError: unknown engine 'lop': did you mean 'loop'?
     """
     if name not in ("auto", *ENGINES):
         raise ValueError(f"unknown engine {name!r}: {nearest(name, ('auto', *ENGINES))}")
@@ -45,49 +64,59 @@ def check_engine(name: str, cell: GatedCell) -> None:
 
 
 def choose(
-    name: str,
+    names: Sequence[str],
     layer: Sequence[GatedCell],
     x: Tensor,
     batch_sizes: Tensor | None = None,
     dt: Tensor | None = None,
     checkpoint_steps: int | None = None,
 ) -> tuple[str, list[str]]:
-    """The engine that runs this, and why the faster ones do not.
+    """Choose the engine for an input.
+
+    Args:
+        names: the engines to choose from, the preferred one first.
+        layer, x, batch_sizes, dt, checkpoint_steps: as in `loop.run`.
+
+    Returns:
+        The engine, and the reasons why the preferred ones decline.
 
     Raises:
-        EngineError: an engine asked for by name cannot.
+        EngineError: all of them decline; the message gives the reasons.
     """
-    why: list[str] = []
-    # What needs no compilation, the faster first; see `fastest`.
-    auto = ("native", "scan", "loop") if layer[0].linear else ("native", "loop")
-    for candidate in auto if name == "auto" else (name,):
+    declined: list[str] = []
+    for candidate in names:
         reason = _ruled_out(candidate, layer[0])
         if candidate == "native" and checkpoint_steps is not None:
             reason = reason or "its kernels keep every step's states"
         reason = reason or ENGINES[candidate].declines(layer, x, batch_sizes, dt)
         if reason is None:
-            return candidate, why
-        why.append(f"{candidate} declined: {reason}")
-    raise EngineError(f"engine {name!r} cannot run {layer[0].name}: {'; '.join(why)}")
+            return candidate, declined
+        declined.append(f"{candidate} declined: {reason}")
+    raise EngineError(f"engine {names[-1]!r} cannot run {layer[0].name}: {'; '.join(declined)}")
 
 
 def fastest(cell: GatedCell) -> list[str]:
-    """The engines that may run a cell on its device, compilation allowed, the fastest first.
+    """Return the engines that may run a cell on its device, with compilation, the fastest first.
 
-    Measured in experiments/speed: on the CPU compiled code is as fast as torch.nn's LSTM kernel or
-    faster, and torch.nn's other kernels are several times slower. For a linear cell on the CPU, of
-    (T, B, I, H), compiled code took half of the scan's time at (784, 64, 1, 128) and
-    (100, 32, 64, 64), as much at (100, 8, 16, 16), and three times as much for one sequence,
-    (784, 1, 1, 128). On CUDA compiled, persistent and scan were not measured: the first two run
-    where they are asked for by name.
+    Measured in experiments/speed: on the CPU compiled code is at least as fast as torch.nn's LSTM
+    kernel, and torch.nn's other kernels are several times slower. For a linear cell on the CPU, at
+    (T, B, I, H), compiled code took half the time of the scan at (784, 64, 1, 128) and
+    (100, 32, 64, 64), the same at (100, 8, 16, 16), and three times as long for one sequence,
+    (784, 1, 1, 128). On CUDA compiled, persistent and scan were not measured. The first two run
+    there only on request.
     """
-    order = ["compiled"] if cell._like.device.type == "cpu" else []
-    order += ["native"] if native.kernel(cell) else []
-    order += ["scan", "loop"] if cell.linear else ["loop"]
-    return [engine for engine in order if not _ruled_out(engine, cell)]
+    engines = [engine for engine in candidates(cell) if not _ruled_out(engine, cell)]
+    return [engine for engine in engines if engine != "native" or native.kernel(cell)]
+
+
+def candidates(cell: GatedCell) -> list[str]:
+    """Return the engines that "auto" chooses from for a cell, the fastest first."""
+    compiled = ["compiled"] if cell._like.device.type == "cpu" else []
+    return [*compiled, "native", *(["scan"] if cell.linear else []), "loop"]
 
 
 def _ruled_out(engine: str, cell: GatedCell) -> str | None:
+    """Return the reason why a cell rules an engine out; None if it does not."""
     if cell.engines is None or engine in cell.engines:
         return None
     return cell.engines_reason or f"{cell.name} runs by {', '.join(cell.engines)} only"

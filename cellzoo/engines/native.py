@@ -10,28 +10,29 @@ from torch import _VF, Tensor
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines.packing import States, run_directions, run_segments
+from cellzoo.engines.private import is_transformed
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 def kernel(cell: GatedCell) -> str | None:
-    """The kernel that computes this cell: "lstm", "gru", "rnn_tanh", "rnn_relu" or none."""
-    declared = vars(type(cell)).get("native")  # not inherited: a subclass may compute otherwise
+    """Return the kernel of this cell: "lstm", "gru", "rnn_tanh" or "rnn_relu"; None without one."""
+    declared = vars(type(cell)).get("native")  # not inherited, because a subclass may differ
     return f"rnn_{cell.options['nonlinearity']}" if declared == "rnn" else declared
 
 
 def declines(
     layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
 ) -> str | None:
-    """Why torch.nn's kernels cannot run this exactly; None if they can."""
+    """Return the reason why torch.nn's kernels cannot run this exactly; None if they can."""
     cell = layer[0]
     if kernel(cell) is None:
         return f"torch.nn has no kernel for {cell.name}"
     if torch.is_autocast_enabled(x.device.type):
         return "under autocast the kernels' states are not float32"
     if x.dtype not in (torch.float32, torch.float64) and x.device.type == "cpu":
-        return f"not proved exact for {x.dtype} on the CPU"
-    if torch._C._functorch.maybe_current_level() is not None:
+        return f"not tested as exact with {x.dtype} on the CPU"
+    if is_transformed():
         return "the kernels have no rule for torch.func's transforms"
     return None
 
@@ -43,21 +44,21 @@ def run(
     batch_sizes: Tensor | None = None,
     dt: Tensor | None = None,
 ) -> tuple[Tensor, list[States]]:
-    """Run one layer through time; arguments and result as `loop.run`."""
+    """Run one layer over time; arguments and result as for `loop.run`."""
     if dt is not None:
         raise ValueError(f"{layer[0].name} takes no elapsed time: leave dt out")
     if batch_sizes is None:
         return _call(layer, x, states)
     if kernel(layer[0]) != "lstm" or x.device.type != "cpu":
         return _call(layer, x, states, batch_sizes)
-    # On the CPU the fast LSTM kernel takes no packed input: runs of equal batch size, each dense.
+    # On the CPU the fast LSTM kernel takes only dense segments of equal batch size.
     return run_directions(layer, states, partial(_run_packed, x, batch_sizes))
 
 
 def _run_packed(
     x: Tensor, batch_sizes: Tensor, cell: GatedCell, initial: States, reverse: bool
 ) -> tuple[Tensor, States]:
-    """One direction of packed input, a dense call for each run of equal batch size."""
+    """Run one direction of packed input, by a dense call for each segment of equal batch size."""
 
     def dense(segment: list[Tensor], state: States) -> tuple[Tensor, States]:
         (x,) = segment
@@ -84,8 +85,8 @@ def _call(
     function = getattr(_VF, kernel(cell) or "")
     stacked = [torch.stack(parts) for parts in zip(*states, strict=True)]
     initial = stacked if len(stacked) > 1 else stacked[0]
-    # One layer: depth, and the dropout between layers, are RNN's. The flag is "train", which for
-    # lack of dropout says only whether there will be a backward pass.
+    # One layer: RNN handles depth, and the dropout between layers. The flag is "train". Without
+    # dropout it only tells whether a backward pass may follow.
     options = (cell.bias, 1, 0.0, torch.is_grad_enabled(), len(layer) == 2)
     if batch_sizes is None:
         output, *final = function(x, initial, weights, *options, False)

@@ -1,4 +1,4 @@
-"""What engines share: a layer's directions, a packed batch that shrinks, fewer saved states."""
+"""Parts that engines share: directions, packed batches and checkpointed sequences."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.cells.prepared import PreparedCell
 
 States = tuple[Tensor, ...]
-# One direction of dense input: projected tensors (T, B, …) and initial states to outputs and
-# final states.
+# Runs one direction of dense input: from projected tensors (T, B, …) and initial states to
+# outputs and final states.
 Run = Callable[[list[Tensor], States], tuple[Tensor, States]]
 
 
@@ -22,17 +23,17 @@ def run_directions(
     states: Sequence[States],
     run: Callable[[GatedCell, States, bool], tuple[Tensor, States]],
 ) -> tuple[Tensor, list[States]]:
-    """A layer by `run(cell, initial, reverse)` for each direction; outputs side by side."""
-    each = [
+    """Run `run(cell, initial, reverse)` for each direction and concatenate the outputs."""
+    results = [
         run(cell, initial, reverse)
         for cell, initial, reverse in zip(layer, states, (False, True), strict=False)
     ]
-    outputs = [output for output, _ in each]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), [final for _, final in each]
+    outputs, finals = map(list, zip(*results, strict=True))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
 
 
 def run_projected(
-    dense: Callable[[GatedCell, list[str], bool, list[Tensor], States], tuple[Tensor, States]],
+    dense: Callable[[PreparedCell, list[str], bool, list[Tensor], States], tuple[Tensor, States]],
     layer: Sequence[GatedCell],
     x: Tensor,
     states: Sequence[States],
@@ -40,20 +41,22 @@ def run_projected(
     dt: Tensor | None,
     checkpoint_steps: int | None,
 ) -> tuple[Tensor, list[States]]:
-    """A layer by an engine that runs projected sequences.
+    """Run a layer by an engine that takes projected sequences.
 
     Args:
-        dense: one direction of dense input, by a prepared cell: from it, the names of the
-            projected tensors, whether it reads backwards, these tensors and the initial states.
+        dense: runs one direction of dense input, from a prepared cell, the names of the projected
+            tensors, whether time is reversed, these tensors and the initial states.
         layer, x, states, batch_sizes, dt, checkpoint_steps: as in `loop.run`.
     """
 
     def run(cell: GatedCell, initial: States, reverse: bool) -> tuple[Tensor, States]:
-        cell = cell.prepare()
-        projected = cell.project_sequence(x, dt)  # the input's products, all steps at once
-        each = partial(dense, cell, list(projected), reverse)
+        prepared = PreparedCell(cell)
+        projected = prepared.cell.project_sequence(x, dt)  # the products with x, all steps at once
+        direction = partial(dense, prepared, list(projected), reverse)
         tensors = list(projected.values())
-        return run_one_direction(each, tensors, initial, batch_sizes, reverse, checkpoint_steps)
+        return run_one_direction(
+            direction, tensors, initial, batch_sizes, reverse, checkpoint_steps
+        )
 
     return run_directions(layer, states, run)
 
@@ -66,7 +69,7 @@ def run_one_direction(
     reverse: bool,
     checkpoint_steps: int | None,
 ) -> tuple[Tensor, States]:
-    """One direction by `run`, which takes dense input; packed input as runs of equal batch size."""
+    """Run one direction by `run`, which takes dense input only; see `run_segments`."""
     run = checkpointed(run, checkpoint_steps, reverse)
     if batch_sizes is None:
         return run(tensors, initial)
@@ -74,22 +77,18 @@ def run_one_direction(
 
 
 def run_segments(
-    tensors: Sequence[Tensor],
-    initial: States,
-    batch_sizes: Tensor,
-    reverse: bool,
-    run: Run,
+    tensors: Sequence[Tensor], initial: States, batch_sizes: Tensor, reverse: bool, run: Run
 ) -> tuple[Tensor, States]:
-    """One direction of a packed batch by `run`, which takes dense input only.
+    """Run one direction of a packed batch by `run`, which takes dense input only.
 
-    Each run of equal batch size is dense: `run` gets it as (steps, size, …), in time's order,
-    with the states of the sequences that are running.
+    Consecutive steps of equal batch size form a dense segment (steps, size, …) in time order.
+    `run` gets each segment with the states of the sequences that are running.
 
     Args:
         tensors: packed rows, (rows, …) each.
         initial: the initial states of all sequences, longest first.
-        batch_sizes: how many sequences are running at each step.
-        reverse: whether `run` reads backwards, so that the last segment comes first.
+        batch_sizes: the number of sequences at each step.
+        reverse: whether time is reversed, so that the last segment comes first.
         run: from dense tensors and states to outputs, (steps, size, …), and states.
     """
     sizes, steps = (t.tolist() for t in torch.unique_consecutive(batch_sizes, return_counts=True))
@@ -105,9 +104,9 @@ def run_segments(
 
 
 def checkpointed(run: Run, steps: int | None, reverse: bool) -> Run:
-    """`run`, keeping for the backward pass only the states every `steps` steps.
+    """Return `run` with only the states of every `steps`-th step saved for the backward pass.
 
-    Those between are computed again then: less memory for more time (Chen et al. 2016,
+    The backward pass recomputes the others: less memory for more time (Chen et al. 2016,
     arXiv:1604.06174).
     """
     if steps is None:
@@ -129,12 +128,12 @@ def checkpointed(run: Run, steps: int | None, reverse: bool) -> Run:
 class RunningStates:
     """The states of the sequences that are running.
 
-    Forwards, sequences end and are left, so that nothing is computed for them. Backwards, none
-    runs at first, and sequences begin, each from its initial state.
+    Forward in time, sequences end and drop out of the computation. Backward in time, none runs
+    at first, and each sequence begins with its initial state.
 
     Args:
         initial: the initial states of all sequences, longest first, (B, width) each.
-        reverse: whether the packed batch is read backwards.
+        reverse: whether time is reversed.
     """
 
     def __init__(self, initial: States, reverse: bool) -> None:
@@ -143,7 +142,7 @@ class RunningStates:
         self._ended: list[States] = []
 
     def resize(self, size: int) -> States:
-        """The states of the `size` sequences that run now."""
+        """Return the states of the `size` sequences that run at this step."""
         before = len(self.now[0])
         if size < before:
             self._ended.append(tuple(s[size:] for s in self.now))
@@ -154,7 +153,7 @@ class RunningStates:
         return self.now
 
     def final(self) -> States:
-        """Each sequence's state after its last step, longest first."""
+        """Return the state of each sequence after its last step, longest first."""
         if not self._ended:
             return self.now
         parts = zip(self.now, *reversed(self._ended), strict=True)

@@ -1,9 +1,9 @@
-"""Linear recurrences, parallel over time: what a step does is done for all steps at once.
+"""Linear recurrences, parallel over time: all steps are computed at once.
 
-A state that moves by s' = a ⊙ s + b is scanned: pairs of steps are composed, (a, b) then (a', b')
-being (a' ⊙ a, a' ⊙ b + b'), which halves the sequence, until few are left (Blelloch 1990; Martin
-& Cundy 2018, arXiv:1709.04057). Only sums and products are made, so that a decay may be 0, or its
-absolute value above 1. The backward pass is the same scan from the end.
+The recurrence s' = a ⊙ s + b is scanned. Two steps, (a, b) then (a', b'), compose to
+(a' ⊙ a, a' ⊙ b + b'), which halves the sequence, again and again (Blelloch 1990; Martin & Cundy
+2018, arXiv:1709.04057). The scan uses only sums and products. So a decay may be 0, or its absolute
+value above 1. The backward pass is the same scan from the end.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cellzoo.cells.base import GatedCell
+from cellzoo.cells.prepared import PreparedCell, run_update
 from cellzoo.engines.errors import EngineError
 from cellzoo.engines.packing import States, run_projected
+from cellzoo.engines.private import is_transformed
 
-# On the CPU, numbers of a step from which one step after the other is faster than pairs of steps.
+# On the CPU, the elements of a step from which step by step is faster than pairs of steps.
 WIDE = 2048
 
 
 def declines(
     layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
 ) -> str | None:
-    """Why this cannot be scanned; None if it can."""
+    """Return the reason why this cannot be scanned; None if it can."""
     if not layer[0].linear:
         return f"the states of {layer[0].name} do not enter linearly"
-    if torch._C._functorch.maybe_current_level() is not None:
+    if is_transformed():
         return "its backward pass has no rule for torch.func's transforms"
     if torch.compiler.is_compiling():
         return "torch.compile and torch.export trace the loop themselves"
@@ -44,60 +46,65 @@ def run(
     dt: Tensor | None = None,
     checkpoint_steps: int | None = None,
 ) -> tuple[Tensor, list[States]]:
-    """Run one layer through time; arguments and result as `loop.run`.
+    """Run one layer over time; arguments and result as for `loop.run`.
 
     Raises:
-        EngineError: a state is not moved by `recur`, though the cell declares that it is linear.
+        EngineError: a state does not come from `recur`, although the cell declares `linear`.
     """
     return run_projected(_run_dense, layer, x, states, batch_sizes, dt, checkpoint_steps)
 
 
 def _run_dense(
-    cell: GatedCell, names: list[str], reverse: bool, projected: list[Tensor], initial: States
+    prepared: PreparedCell,
+    names: list[str],
+    reverse: bool,
+    projected: list[Tensor],
+    initial: States,
 ) -> tuple[Tensor, States]:
-    a = cell.pre_activations(dict(zip(names, projected, strict=True)), initial)
-    s = _Sequences(cell, initial, len(projected[0]), reverse)
-    every, output = cell.normalise(cell.update(a, s))
-    for name, values in zip(cell.layout.states, every, strict=True):
-        if values is not s.moved.get(name):
-            raise EngineError(f"{cell.name} is linear: its state {name!r} must be what recur gives")
-    return output, tuple(values[0 if reverse else -1] for values in every)
+    cell = prepared.cell
+    a = prepared.pre_activations(dict(zip(names, projected, strict=True)), initial)
+    s = _Sequences(list(cell.layout.states), initial, len(projected[0]), reverse)
+    states, output = run_update(cell, a, s)
+    for name, values in zip(cell.layout.states, states, strict=True):
+        if values is not s.computed.get(name):
+            raise EngineError(f"{cell.name} is linear: recur must return its state {name!r}")
+    return output, tuple(values[0 if reverse else -1] for values in states)
 
 
 class _Sequences:
-    """The states as `update` sees them: of the whole sequence instead of one step.
+    """The states that `update` reads, for the whole sequence instead of one step.
 
     Attributes:
-        moved: the new values at every step, (T, B, width), of the states that `recur` has moved.
+        computed: the new values at every step, (T, B, width), of the states that `recur` returned.
     """
 
-    def __init__(self, cell: GatedCell, initial: States, steps: int, reverse: bool) -> None:
-        self._initial = dict(zip(cell.layout.states, initial, strict=True))
+    def __init__(self, names: list[str], initial: States, steps: int, reverse: bool) -> None:
+        self._initial = dict(zip(names, initial, strict=True))
         self._steps = steps
         self._reverse = reverse
-        self.moved: dict[str, Tensor] = {}
+        self.computed: dict[str, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._initial:
             raise AttributeError(f"no state {name!r}: the states are {', '.join(self._initial)}")
-        if name not in self.moved:
-            return _Unmoved(self, name)
-        return _before(self._initial[name], self.moved[name], self._reverse)
+        if name not in self.computed:
+            return _Uncomputed(self, name)
+        return _before(self._initial[name], self.computed[name], self._reverse)
 
     def recur(self, name: str, decay: Tensor | None, drive: Tensor) -> Tensor:
-        """Move a state through the sequence."""
+        """Compute a state at every step."""
         initial = self._initial[name]
         shape = (self._steps, *initial.shape)
         values = drive.to(initial.dtype).expand(shape)
         if decay is not None:
             decay = decay.to(initial.dtype).expand(shape)
             values = _Scan.apply(decay, values, initial, self._reverse)
-        self.moved[name] = values
+        self.computed[name] = values
         return values
 
 
-class _Unmoved:
-    """A state whose values are not known yet: for `recur` alone."""
+class _Uncomputed:
+    """A state that `recur` has not computed yet: only `recur` may take it."""
 
     def __init__(self, states: _Sequences, name: str) -> None:
         self._states = states
@@ -107,18 +114,18 @@ class _Unmoved:
         return self._states.recur(self._name, decay, drive)
 
     def __getattr__(self, name: str) -> Any:
-        raise EngineError(f"state {self._name!r} is read before recur moves it")
+        raise EngineError(f"state {self._name!r} is read before recur computes it")
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = next(each._name for each in tree_leaves((args, kwargs)) if isinstance(each, cls))
-        raise EngineError(f"state {name!r} is read before recur moves it")
+        name = next(leaf._name for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, cls))
+        raise EngineError(f"state {name!r} is read before recur computes it")
 
 
 class _Scan(torch.autograd.Function):
-    """A state's values v[t] = decay[t] ⊙ v[t − 1] + drive[t], (T, B, width); v[−1] is `initial`.
+    """The values of a state, v[t] = decay[t] ⊙ v[t − 1] + drive[t], (T, B, width).
 
-    With `backwards`, v[t] follows v[t + 1], and v[T] is `initial`.
+    v[−1] is `initial`. With `backwards`, v[t] depends on v[t + 1], and v[T] is `initial`.
     """
 
     @staticmethod
@@ -129,7 +136,7 @@ class _Scan(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # what it does has a gradient itself
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # itself differentiable
         decay, initial, values = ctx.saved_tensors
         none = torch.zeros_like(initial)
         after = _before(none, decay.conj(), not ctx.backwards)
@@ -144,14 +151,14 @@ class _Scan(torch.autograd.Function):
 
 
 def _before(initial: Tensor, values: Tensor, backwards: bool) -> Tensor:
-    """What each step finds: the values of the step before it, `initial` for the first."""
+    """Return the values before each step: `initial` for the first."""
     if backwards:
         return torch.cat([values[1:], initial.unsqueeze(0)])
     return torch.cat([initial.unsqueeze(0), values[:-1]])
 
 
 def _scan(decay: Tensor, drive: Tensor, initial: Tensor, backwards: bool) -> Tensor:
-    """See `_Scan`."""
+    """Compute the values of `_Scan`."""
     if drive.device.type == "cpu" and initial.numel() >= WIDE:
         return _one_by_one(decay, drive, initial, backwards)
     if backwards:
@@ -160,7 +167,7 @@ def _scan(decay: Tensor, drive: Tensor, initial: Tensor, backwards: bool) -> Ten
 
 
 def _by_pairs(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
-    """The values after every second step are a scan of half the length; then the others'."""
+    """Compute every second step by a scan of half the length, then the other steps."""
     values = torch.empty_like(drive, memory_format=torch.contiguous_format)
     values[0] = torch.addcmul(drive[0], decay[0], initial)
     steps = len(drive)

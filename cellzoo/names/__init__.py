@@ -1,1 +1,1 @@
-"""Things that are declared and found by name: registries, options, plugins."""
+"""Registries, options and plugins: objects that are declared once and found by name."""

@@ -1,4 +1,4 @@
-"""Options of cells and tasks: constants that their user may choose."""
+"""Options of cells and tasks: constants that a user may choose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cellzoo.names.registry import nearest
 
 @dataclass(frozen=True)
 class OptionSpec:
-    """What `option` declares."""
+    """A declared option: its default value, its description and its permitted values."""
 
     default: Any
     doc: str = ""
@@ -19,48 +19,65 @@ class OptionSpec:
 
 
 def option(default: Any, doc: str = "", choices: Sequence[Any] = ()) -> Any:
-    """Declare an option in the body of a cell or task: `leak = option(0.9, "…")`.
+    """Declare an option in the body of a cell or a task.
 
-    It is read as `self.leak`, set by keyword (`RNN(…, leak=0.5)`), and is a Hydra option
-    (`cell.leak=0.5`). Its type is that of the default.
+    The code reads it as `self.leak`. A user sets it by keyword (`RNN(…, leak=0.5)`) or as a Hydra
+    override (`cell.leak=0.5`).
+
+    Args:
+        default: The default value. A value must have the type of the default; an int is accepted
+            for a float, and any type where the default is None.
+        doc: One line for `cellzoo cells NAME` and `cellzoo tasks NAME`.
+        choices: The permitted values; empty: any value of that type.
+
+    Example:
+        >>> from cellzoo import RNN, GatedCell, option
+        >>> class Leaky(GatedCell):
+        ...     gates = ("n",)
+        ...     leak: float = option(0.9, "the share of h that is kept")
+        ...
+        ...     def update(self, a, s):
+        ...         return self.leak * s.h + (1 - self.leak) * a.n.tanh()
+        >>> RNN(Leaky, 3, 4, leak=0.5)
+        RNN(Leaky, 3, 4, leak=0.5)
     """
     return OptionSpec(default, doc, tuple(choices))
 
 
 def option_specs(cls: type) -> dict[str, OptionSpec]:
-    """The options that a class and its bases declare, by name."""
+    """Return the options that a class and its bases declare, by name."""
     attributes: dict[str, Any] = {}
     for base in reversed(cls.__mro__):  # a subclass may set an option to a constant
         attributes |= vars(base)
     return {name: spec for name, spec in attributes.items() if isinstance(spec, OptionSpec)}
 
 
-def resolve(cls: type, owner: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options' values: those given, else the defaults.
+def resolve(cls: type, owner: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of every option of a class: the user's value, or the default.
 
     Args:
-        cls: the class that declares them.
-        owner: what to call it in messages.
-        given: values by name.
+        cls: The class that declares the options.
+        owner: The name of the class in messages.
+        values: The user's values by name.
 
     Raises:
-        TypeError: an unknown option (the nearest is named), or a value of another type.
-        ValueError: a value that is not among the choices.
+        TypeError: An unknown option (the message gives the nearest), or a value of another type.
+        ValueError: A value that is not among the choices.
     """
     specs = option_specs(cls)
-    for name in given:
+    for name in values:
         if name not in specs:
             hint = nearest(name, specs) if specs else "it has none"
             raise TypeError(f"{owner} has no option {name!r}: {hint}")
-    resolved = {name: given.get(name, spec.default) for name, spec in specs.items()}
+    resolved = {name: values.get(name, spec.default) for name, spec in specs.items()}
     for name, spec in specs.items():
         value, kind = resolved[name], type(spec.default)
         accepted = (int, float) if kind is float else kind
         if spec.default is not None and (
             not isinstance(value, accepted) or isinstance(value, bool) is not (kind is bool)
         ):
-            raise TypeError(f"{owner}: {name} is of type {kind.__name__}, not {value!r}")
+            raise TypeError(f"{owner}: {name} must be of type {kind.__name__}, not {value!r}")
         if spec.choices and value not in spec.choices:
             choices = ", ".join(map(repr, spec.choices))
-            raise ValueError(f"{owner}: {name} is one of {choices}, not {value!r}")
+            raise ValueError(f"{owner}: {name} must be one of {choices}, not {value!r}")
     return resolved

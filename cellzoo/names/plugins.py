@@ -1,4 +1,4 @@
-"""Other people's cells, inits and tasks: files, modules and installed packages."""
+"""Plugins: cells, inits and tasks from files, modules and installed packages of others."""
 
 from __future__ import annotations
 
@@ -24,23 +24,27 @@ _loaded: dict[str, ModuleType] = {}
 
 
 class PluginError(ImportError):
-    """A plugin that is missing, raises, or registers a name that is taken."""
+    """A plugin that is missing, that raises, or that registers a taken name."""
 
 
 def load_plugin(plugin: str) -> ModuleType:
-    """Import a plugin, a Python file or a module's name, once.
+    """Import a plugin once.
+
+    Args:
+        plugin: The path of a Python file, or the name of a module.
 
     Raises:
-        PluginError: it is missing, or its code raises (a name that is taken, for one).
+        PluginError: The plugin is missing, or its code raises (by registering a taken name, for
+            example). Nothing that it registered before the error stays.
     """
     key = _absolute(plugin)
     if key in _loaded:
         return _loaded[key]
     if _is_file(plugin) and not Path(key).is_file():
         path = Path(plugin).expanduser()
-        neighbours = [str(each) for each in path.parent.glob("*.py")]
+        neighbours = [str(neighbour) for neighbour in path.parent.glob("*.py")]
         hint = nearest(str(path), neighbours) if neighbours else "that folder holds no Python file"
-        raise PluginError(f"plugin {plugin} is not there: {hint}")
+        raise PluginError(f"plugin {plugin} does not exist: {hint}")
     with _all_or_nothing():
         try:
             module = (
@@ -55,11 +59,15 @@ def load_plugin(plugin: str) -> ModuleType:
 
 
 def load_plugins() -> None:
-    """Import what CELLZOO_PLUGINS lists and what installed packages offer.
+    """Import the plugins that CELLZOO_PLUGINS lists and those of installed packages.
 
-    The variable holds files or modules, separated like PATH.
+    The variable holds files or modules, separated as in PATH. A package offers plugins in the
+    entry-point group `cellzoo.cells`.
+
+    Raises:
+        PluginError: A plugin is missing or raises.
     """
-    for plugin in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+    for plugin in listed_plugins():
         load_plugin(plugin)
     for entry in entry_points(group=GROUP):
         with _all_or_nothing():
@@ -72,35 +80,39 @@ def load_plugins() -> None:
                 ) from error
 
 
-def announce(plugins: list[str]) -> None:
-    """Put plugins on CELLZOO_PLUGINS, so that they reach every process started from here."""
-    known = [each for each in os.environ.get(VARIABLE, "").split(os.pathsep) if each]
+def listed_plugins() -> list[str]:
+    """Return the plugins that the environment variable CELLZOO_PLUGINS lists."""
+    return [plugin for plugin in os.environ.get(VARIABLE, "").split(os.pathsep) if plugin]
+
+
+def add_plugins(plugins: list[str]) -> None:
+    """Import plugins and list them in CELLZOO_PLUGINS, for every process started from here."""
+    listed = listed_plugins()
     for plugin in plugins:
         load_plugin(plugin)
-        if _absolute(plugin) not in known:
-            known.append(_absolute(plugin))
-    if known:
-        os.environ[VARIABLE] = os.pathsep.join(known)
+        if _absolute(plugin) not in listed:
+            listed.append(_absolute(plugin))
+    if listed:
+        os.environ[VARIABLE] = os.pathsep.join(listed)
 
 
 @contextmanager
-def only(files: Mapping[str, Path]) -> Iterator[None]:
-    """For a while, cellzoo's own things and those of these files alone are registered.
+def only_plugins(files: Mapping[str, Path]) -> Iterator[None]:
+    """Register cellzoo's own objects and those of some files alone, inside a `with` block.
 
     Args:
-        files: by the hash of their code, so that one that was kept twice is imported once.
+        files: Paths by the hash of their code, so that a plugin with two copies is imported once.
     """
-    before = [(registry, registry.contents()) for registry in Registry.instances]
+    restore = Registry.snapshot()
     try:
-        for registry, things in before:
-            others = (n for n, t in things.items() if source_of(getattr(t, "fill", t)) is not None)
-            registry.forget(list(others))
+        for registry in Registry.instances:
+            things = registry.contents().items()
+            registry.forget(n for n, t in things if plugin_source(getattr(t, "fill", t)))
         for file in files.values():
             _import_file(file)
         yield
     finally:
-        for registry, things in before:
-            registry.restore(things)
+        restore()
 
 
 def _is_file(plugin: str) -> bool:
@@ -108,12 +120,12 @@ def _is_file(plugin: str) -> bool:
 
 
 def _absolute(plugin: str) -> str:
-    """A plugin as every process finds it: a file's whole path, or a module's name."""
+    """Return a plugin as any process finds it: a file's absolute path, or a module's name."""
     return str(Path(plugin).expanduser().resolve()) if _is_file(plugin) else plugin
 
 
-def source_of(thing: object) -> Path | None:
-    """The file of a class or function that is not cellzoo's own; None for cellzoo's."""
+def plugin_source(thing: object) -> Path | None:
+    """Return the source file of a plugin's class or function; None for cellzoo's own."""
     module = inspect.getmodule(thing)
     if module is None or module.__name__.split(".")[0] == "cellzoo":
         return None
@@ -122,12 +134,13 @@ def source_of(thing: object) -> Path | None:
 
 
 def code_hash(path: Path) -> str:
-    """The sha256 of a source file's code: comments and layout change nothing."""
+    """Return the sha256 of a source file's code, which ignores comments and layout."""
     return hashlib.sha256(ast.dump(ast.parse(path.read_bytes())).encode()).hexdigest()
 
 
 def _import_file(path: Path) -> ModuleType:
-    # A name of its own: two plugins called cell.py must not be one module.
+    """Import a Python file as a module that is named after its whole path."""
+    # Two plugins called cell.py must not be one module.
     name = f"cellzoo_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -144,24 +157,24 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def _all_or_nothing() -> Iterator[None]:
-    """A plugin that fails half-way leaves nothing registered."""
-    before = [(registry, registry.contents()) for registry in Registry.instances]
+    """Restore the registries where a plugin fails half-way."""
+    restore = Registry.snapshot()
     try:
         yield
     except BaseException:
-        for registry, things in before:
-            registry.restore(things)
+        restore()
         raise
 
 
 def _describe(error: Exception) -> str:
-    where = ""
+    """Return an error's type, first line and place: the last frame that is not importlib's."""
+    place = ""
     if isinstance(error, SyntaxError):
-        where = f" (line {error.lineno})"
+        place = f" (line {error.lineno})"
     else:
         trace = error.__traceback__
         while trace is not None:
             if "importlib" not in trace.tb_frame.f_code.co_filename:
-                where = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+                place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
             trace = trace.tb_next
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{place}"

@@ -1,1 +1,1 @@
-"""What users build: layers of cells, how they start, and weights of other layouts."""
+"""Modules for users: sequence layers, their initialisation, and conversions of weights."""

@@ -1,4 +1,4 @@
-"""Weights of other layouts, as cellzoo's."""
+"""Conversions of weights from other layouts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ def from_i2h_h2h(
     h2h_bias: Tensor,
     gate_order: Sequence[str] = ("i", "f", "o", "g"),
 ) -> RNN:
-    """The hand-written LSTM cell with `i2h` and `h2h` linear layers, as an `lstm` RNN.
+    """Return an `lstm` RNN with the weights of a hand-written cell of two linear layers.
 
-    Such a cell makes 4·H pre-activations by two linear layers, `i2h(x) + h2h(h)`, and splits
-    them into gates in an order of its own. Here the rows are put into the order i, f, g, o.
-    Its call `forward(x, (h, c))` with states (1, B, H) is one step, `rnn(x[None], (h, c))`.
+    Such a cell computes 4·H pre-activations as `i2h(x) + h2h(h)` and splits them into gates in an
+    order of its own. Here the rows are put into the order i, f, g, o. The cell's call
+    `forward(x, (h, c))` with states (1, B, H) is one time step, `rnn(x[None], (h, c))`.
 
     Args:
-        i2h_weight: (4·H, I).  i2h_bias: (4·H).
-        h2h_weight: (4·H, H).  h2h_bias: (4·H).
-        gate_order: the gates of its rows, from the first H rows on; g is the candidate.
+        i2h_weight: The input weights, (4·H, I).
+        i2h_bias: The input biases, (4·H,).
+        h2h_weight: The recurrent weights, (4·H, H).
+        h2h_bias: The recurrent biases, (4·H,).
+        gate_order: The gates in the order of the rows, H rows each; g is the candidate.
 
     Raises:
-        ValueError: a shape that does not fit, or an order that is none of i, f, g, o.
+        ValueError: A shape does not fit, or the order does not hold i, f, g and o once each.
+
+    Example:
+        >>> i2h, h2h = torch.nn.Linear(3, 4 * 5), torch.nn.Linear(5, 4 * 5)
+        >>> rnn = from_i2h_h2h(i2h.weight, i2h.bias, h2h.weight, h2h.bias)
+        >>> rnn
+        RNN(lstm, 3, 5)
+        >>> torch.equal(rnn.gate_weights()["o"].weight_ih, i2h.weight[10:15])
+        True
     """
     if sorted(gate_order) != sorted("ifgo"):
         raise ValueError(f"gate_order must hold i, f, g and o, once each, not {tuple(gate_order)}")
@@ -48,6 +58,7 @@ def from_i2h_h2h(
     )
 
     def reorder(tensor: Tensor) -> Tensor:
+        """Return the rows of a parameter in the order of the gates of `lstm`."""
         by_gate = dict(zip(gate_order, tensor.detach().chunk(4), strict=True))
         return torch.cat([by_gate[gate] for gate in rnn.cell().gates])
 

@@ -1,12 +1,14 @@
-"""`RNN`: any cell as a sequence layer with torch.nn.LSTM's signature and semantics."""
+"""`RNN`: a sequence layer for any cell, with torch.nn.LSTM's signature and semantics."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import os
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -23,43 +25,66 @@ from cellzoo.names.options import option_specs
 from cellzoo.names.registry import closest
 from cellzoo.nn.inits import Init
 
-Layers = list[list[GatedCell]]
+Layers = list[list[GatedCell]]  # by layer, then by direction
+_one_trial = RLock()  # threads that use a cell for the first time compile it once
+DEFAULTS = {  # of the arguments that `repr` shows where they differ
+    "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
+    "engine": "auto", "checkpoint_steps": None,
+}  # fmt: skip
 
 
 class RNN(nn.Module):
-    """A cell run through time: layers, directions, packed input.
+    """A recurrent layer: a cell that runs over a sequence, in several layers and directions.
 
-    Takes and returns what torch.nn.LSTM does, for any cell:
+    It takes and returns what torch.nn.LSTM does, for any cell:
     `output, state = rnn(x, state=None)`.
 
     Args:
-        cell: a registered name or a subclass of GatedCell.
-        input_size: I.
-        hidden_size: H.
-        num_layers: layers, each reading the one below.
-        bias: whether the fused biases exist.
-        batch_first: x and output are (B, T, …) instead of (T, B, …).
-        dropout: the probability of zeroing an output between layers, in training.
-        bidirectional: a second cell reads the sequence backwards; outputs lie side by side.
-        device, dtype: of the parameters.
-        init: an init scheme: its name, or a mapping of `name`, options and `blocks` (see Init).
-        forget_bias, chrono: see Init.
-        engine: "auto" (native where exact, else scan where the cell is linear, else loop), or an
-            engine by name ("native", "compiled", "scan", "loop"; on CUDA also "persistent"); see
-            `explain` and `settle_engine`. On CUDA compiled and persistent were not measured.
-        checkpoint_steps: keep states for the backward pass only every so many steps, and compute
-            those between again: less memory for long sequences, and more time. None: keep all.
-        options: the cell's own (`proj_size` of lstm, `nonlinearity` of elman, …).
-
-    Parameters have torch.nn's flat names (`weight_ih_l0`, `bias_hh_l1_reverse`), and so have a
-    cell's extra ones (`peephole_i_l0`): state dicts of torch.nn.LSTM, GRU and RNN load into
-    `lstm`, `gru` and `elman`, and the other way.
+        cell: The name of a registered cell, or a subclass of GatedCell.
+        input_size: I, the width of x.
+        hidden_size: H, the hidden size.
+        num_layers: The number of layers. Each reads the outputs of the layer below.
+        bias: Whether the cells have the fused biases.
+        batch_first: Whether x and the output are (B, T, …) instead of (T, B, …).
+        dropout: The probability of zeroing an output between layers, in training.
+        bidirectional: Whether a second cell reads the sequence backwards. The outputs of both
+            directions are concatenated.
+        device, dtype: The device and dtype of the parameters.
+        init: The init scheme: a name, a mapping of `name`, options and `blocks`, or an `Init`.
+        forget_bias, chrono: See `Init`.
+        engine: "auto", the fastest engine that runs the input on this machine; or an engine by
+            name ("native", "compiled", "scan", "loop"; on CUDA also "persistent"). "auto" compiles
+            a cell at its first call with gradients, once per machine (about 5 s); before that, and
+            where CELLZOO_COMPILE=0 is set, it is the fastest of the others. See `explain` and
+            `settle_engine`. On CUDA, compiled and persistent were not measured.
+        checkpoint_steps: The interval in time steps at which states are kept for the backward
+            pass. The states between are recomputed, which saves memory and takes time. None: keep
+            the states of every step.
+        options: The cell's own options (`proj_size` of lstm, `nonlinearity` of elman, …).
 
     Raises:
-        UnknownNameError: no cell or init has that name; the message names the nearest.
-        ValueError, TypeError: a size, an option or an init that makes no sense.
-        EngineError: the engine asked for cannot run the cell.
-        ImpureUpdateError: the cell's update is not a pure function.
+        UnknownNameError: No cell or init has that name; the message gives the nearest.
+        ValueError, TypeError: A size, an option or an init is invalid.
+        EngineError: The engine cannot run the cell.
+        ImpureUpdateError: The cell's update is not a pure function.
+
+    The parameters have torch.nn's flat names (`weight_ih_l0`, `bias_hh_l1_reverse`), and so have
+    the extra parameters of a cell (`peephole_i_l0`). State dicts of torch.nn.LSTM, GRU and RNN load
+    into `lstm`, `gru` and `elman`, and vice versa.
+
+    Example:
+        >>> rnn = RNN("lstm", input_size=3, hidden_size=4, num_layers=2, forget_bias=1.0)
+        >>> rnn
+        RNN(lstm, 3, 4, num_layers=2)
+        >>> x = torch.randn(7, 5, 3)  # 7 time steps of a batch of 5
+        >>> output, (h, c) = rnn(x)
+        >>> output.shape, h.shape, c.shape
+        (torch.Size([7, 5, 4]), torch.Size([2, 5, 4]), torch.Size([2, 5, 4]))
+        >>> rnn.explain()
+        'native (chosen)'
+        >>> forget = rnn.gate_weights(layer=1)["f"]
+        >>> forget.weight_ih.shape, forget.bias_ih.data
+        (torch.Size([4, 4]), tensor([1., 1., 1., 1.]))
     """
 
     def __init__(
@@ -85,8 +110,9 @@ class RNN(nn.Module):
         super().__init__()
         kind = cell_class(cell)
         for name in options.keys() - option_specs(kind).keys():
-            if meant := closest(name, inspect.signature(RNN).parameters):  # else the cell says it
-                raise TypeError(f"RNN has no argument {name!r}: did you mean {meant!r}?")
+            # A name that is no argument either is left to the cell, which names its options.
+            if argument := closest(name, inspect.signature(RNN).parameters):
+                raise TypeError(f"RNN has no argument {name!r}: did you mean {argument!r}?")
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
@@ -94,89 +120,59 @@ class RNN(nn.Module):
         self.batch_first = bool(batch_first)
         self.bidirectional = bool(bidirectional)
         if not 0 <= dropout <= 1 or isinstance(dropout, bool):
-            raise ValueError(f"dropout is a probability between 0 and 1, not {dropout!r}")
+            raise ValueError(f"dropout must be a probability between 0 and 1, not {dropout!r}")
         if dropout > 0 and num_layers == 1:
-            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing",
-                          stacklevel=2)  # fmt: skip
+            message = "dropout acts between layers: it has no effect with num_layers=1"
+            warnings.warn(message, stacklevel=2)
         self.dropout = float(dropout)
         self.engine = engine
         if checkpoint_steps is not None:
             positive("checkpoint_steps", checkpoint_steps)
         self.checkpoint_steps = checkpoint_steps
-        self._ran: tuple[str, list[str]] | None = None
         self.init = Init.of(init, forget_bias, chrono)
-        directions = 2 if bidirectional else 1
-        width = self.input_size
-        # The cells here hold no parameters of their own: the flat ones of this module are bound
-        # to a copy at each use, so that whatever replaces a parameter is seen.
-        self._cells: list[GatedCell] = []
-        for layer in range(self.num_layers):
-            for direction in range(directions):
-                template = kind(width, hidden_size, bias, device, dtype, **options)
-                suffix = _suffix(layer, direction)
-                for name, parameter in template._parameters.items():
-                    self.register_parameter(name + suffix, parameter)
-                for name, buffer in template._buffers.items():
-                    self.register_buffer(name + suffix, buffer)
-                if template._modules:
-                    raise TypeError(
-                        f"{template.name} holds modules ({', '.join(template._modules)}): declare "
-                        f"their weights as extra parameters, so that engines can hand them in"
-                    )
-                self._cells.append(template.bind(dict.fromkeys(template._parameters),
-                                                 dict.fromkeys(template._buffers)))  # fmt: skip
-            width = directions * template.output_size
-        for name in self._cells[0].layout.states:
-            widths = {cell.width(cell.layout.states[name].width) for cell in self._cells}
-            if len(widths) > 1:
-                raise ValueError(
-                    f"state {name!r} must be as wide in every layer, for one tensor to hold it; "
-                    f"its widths are {sorted(widths)}"
-                )
+        self._directions = (False, True) if bidirectional else (False,)  # whether in reverse
+        self._cells: list[GatedCell] = []  # layer by layer, without parameters
+        self._ran: tuple[str, list[str]] | None = None
+        self._compiled: dict[Any, str | None] = {}  # failures of compilation, by context
+        self._add_cells(kind, device, dtype, options)
         engines.check_engine(engine, self._cells[0])
         purity.check(self.cell())
         self.reset_parameters()
 
-    @property
-    def output_size(self) -> int:
-        """The width of the outputs, both directions together."""
-        return self._cells[0].output_size * (2 if self.bidirectional else 1)
+    def _add_cells(
+        self, kind: type[GatedCell], device: Any, dtype: torch.dtype | None, options: dict[str, Any]
+    ) -> None:
+        """Create the cells of all layers and register their parameters under flat names.
 
-    def cell(self, layer: int = 0, reverse: bool = False) -> GatedCell:
-        """The cell of one layer and direction, bound to its parameters."""
-        directions = 2 if self.bidirectional else 1
-        if not 0 <= layer < self.num_layers or (reverse and not self.bidirectional):
-            raise IndexError(f"there is no layer {layer}" + (" backwards" if reverse else ""))
-        template, suffix = self._cells[layer * directions + reverse], _suffix(layer, reverse)
-        cell = template.bind(
-            {name: getattr(self, name + suffix) for name in template._parameters},
-            {name: getattr(self, name + suffix) for name in template._buffers},
-        )
-        cell.training = self.training
-        return cell
+        The cells keep no parameters: `cell` binds those of this module to a copy at each use, so
+        that a parameter that was replaced takes effect.
+        """
+        width = self.input_size
+        for layer in range(self.num_layers):
+            for reverse in self._directions:
+                template = kind(width, self.hidden_size, self.bias, device, dtype, **options)
+                if template._modules:
+                    raise TypeError(
+                        f"{template.name} holds modules ({', '.join(template._modules)}): declare "
+                        f"their weights as extra parameters, so that engines can pass them in"
+                    )
+                suffix = _suffix(layer, reverse)
+                for name, parameter in template._parameters.items():
+                    self.register_parameter(name + suffix, parameter)
+                for name, buffer in template._buffers.items():
+                    self.register_buffer(name + suffix, buffer)
+                self._cells.append(template.bind(dict.fromkeys(template._parameters),
+                                                 dict.fromkeys(template._buffers)))  # fmt: skip
+            width = template.output_size * len(self._directions)
+        for name in self._cells[0].layout.states:
+            widths = {cell.width(cell.layout.states[name].width) for cell in self._cells}
+            if len(widths) > 1:
+                raise ValueError(
+                    f"state {name!r} must have the same width in every layer, as one tensor holds "
+                    f"it; its widths are {sorted(widths)}"
+                )
 
-    def gate_weights(self, layer: int = 0, reverse: bool = False) -> dict[str, GateWeights]:
-        """Each gate's W, U and biases by name, as views of the fused parameters."""
-        return self.cell(layer, reverse).gate_weights()
-
-    def extra_parameters(self) -> dict[str, Extra]:
-        """What the cell declares of its extra parameters, by their names here."""
-        directions = 2 if self.bidirectional else 1
-        found: dict[str, Extra] = {}
-        for number, cell in enumerate(self._cells):
-            suffix = _suffix(*divmod(number, directions))
-            found |= {name + suffix: extra for name, extra in cell.extra.items()}
-        return {name: extra for name, extra in found.items() if self._parameters[name] is not None}
-
-    def reset_parameters(self) -> None:
-        """Initialise all parameters anew."""
-        for layer in self._layers():
-            for cell in layer:
-                self.init(cell)
-
-    def initial_state(self, batch: int) -> Any:
-        """The state that `forward` starts from: (layers · directions, batch, H), or a tuple."""
-        return self._given(self._initial_states(self._layers(), batch))
+    # -- running -----------------------------------------------------------------------------
 
     def forward(
         self, x: Tensor | PackedSequence, state: Any = None, dt: Tensor | None = None
@@ -185,17 +181,17 @@ class RNN(nn.Module):
 
         Args:
             x: (T, B, I); (B, T, I) with batch_first; unbatched (T, I); or a PackedSequence.
-            state: the initial state, (layers · directions, B, H), a tuple of such for cells of
-                more than one state; without B for unbatched x. None: zeros, or what the cell says.
-            dt: elapsed times for cells that take them, x's shape without I (packed: the rows);
-                step t takes dt[t] in both directions. None: 1.
+            state: The initial state: (layers · directions, B, H), or a tuple of such tensors for
+                cells with several states; without B for unbatched x. None: `initial_state`.
+            dt: Elapsed times, for cells that take them: the shape of x without I (packed: one per
+                row). Step t uses dt[t] in both directions. None: 1.
 
         Returns:
-            The outputs in x's form, and the final state in the form of `state`.
+            The outputs in the form of x, and the final state in the form of `state`.
 
         Raises:
-            ValueError: a shape that does not fit.
-            EngineError: the engine asked for by name cannot run this input.
+            ValueError: A shape does not fit.
+            EngineError: The engine that was chosen by name cannot run this input.
         """
         if isinstance(x, PackedSequence):
             return self._forward_packed(x, state, dt)
@@ -217,115 +213,13 @@ class RNN(nn.Module):
         states = self._states(state, x.shape[1], unbatched, layers)
         output, final = self._run(layers, x, states, None, dt)
         if unbatched:
-            return output.squeeze(1), self._given([s.squeeze(1) for s in final])
-        return output.transpose(0, 1) if self.batch_first else output, self._given(final)
-
-    def explain(self, x: Tensor | None = None) -> str:
-        """Which engine runs this, and why not a faster one; x: an input to ask it for."""
-        if x is None:
-            x = self._like().new_zeros(1, 1, self.input_size)
-        return self._in_words(*self._choose(self._layers()[0], x))
-
-    def settle_engine(self) -> list[str]:
-        """Have "auto" mean, from now on, the fastest engine here, compiled if need be, and tried.
-
-        It depends on the cell, its options, dtype and device, on whether autocast is on, and on
-        the machine; an engine asked for by name stays. On CUDA nothing was measured: it is native
-        or the loop there.
-
-        Returns:
-            Why it is no faster one, in one line each; nothing where it is the fastest.
-        """
-        why: list[str] = []
-        if self.engine != "auto":
-            return why
-        for candidate in engines.fastest(self.cell()):
-            trial = copy.deepcopy(self)  # a projection in training may write to its buffers
-            trial.engine = candidate
-            try:
-                trial._try()
-            except engines.EngineError as error:
-                why.append(str(error))
-            else:
-                self.engine = candidate
-                break
-        return why
-
-    def _try(self) -> None:
-        """A forward and a backward pass over two steps."""
-        x = self._like().new_zeros(2, 2, self.input_size)
-        devices = [x.device] if x.is_cuda else []
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            output, _ = self(x)
-            wanted = [p for p in self.parameters() if p.requires_grad]
-            if wanted:
-                torch.autograd.grad(output.float().sum(), wanted, allow_unused=True)
-
-    @property
-    def ran(self) -> str | None:
-        """The engine of the last call, in the words of `explain`; None before the first."""
-        return None if self._ran is None else self._in_words(*self._ran)
-
-    def _in_words(self, engine: str, why: list[str]) -> str:
-        chosen = " (chosen)" if self.engine == "auto" else ""
-        return engine + chosen + "".join(f"; {reason}" for reason in why)
-
-    def extra_repr(self) -> str:
-        """The arguments that differ from their defaults."""
-        cell = self._cells[0]
-        text = f"{cell.name}, {self.input_size}, {self.hidden_size}"
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
-                    "bidirectional": False, "engine": "auto",
-                    "checkpoint_steps": None}  # fmt: skip
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)}"
-        for name, spec in option_specs(type(cell)).items():
-            if cell.options[name] != spec.default:
-                text += f", {name}={cell.options[name]!r}"
-        return text + (f", init={self.init.name}" if self.init.name != "torch" else "")
-
-    def _layers(self) -> Layers:
-        """Each layer's cells by direction, bound to the parameters."""
-        directions = (False, True) if self.bidirectional else (False,)
-        return [[self.cell(i, reverse) for reverse in directions] for i in range(self.num_layers)]
-
-    def _run(
-        self,
-        layers: Layers,
-        x: Tensor,
-        states: list[Tensor],
-        batch_sizes: Tensor | None,
-        dt: Tensor | None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """All layers over time-first x; states are (layers · directions, B, width) each."""
-        by_cell = list(zip(*(state.unbind(0) for state in states), strict=True))
-        finals: list[tuple[Tensor, ...]] = []
-        for number, layer in enumerate(layers):
-            if number and self.dropout and self.training:
-                x = dropout(x, self.dropout)
-            engine, why = self._choose(layer, x, batch_sizes, dt)
-            self._ran = engine, why
-            run = engines.ENGINES[engine].run
-            if self.checkpoint_steps is not None and torch.is_grad_enabled():
-                run = partial(run, checkpoint_steps=self.checkpoint_steps)
-            initial = by_cell[number * len(layer) : (number + 1) * len(layer)]
-            x, final = run(layer, x, initial, batch_sizes, dt)
-            finals.extend(final)
-        return x, [torch.stack(parts) for parts in zip(*finals, strict=True)]
-
-    def _choose(
-        self,
-        layer: list[GatedCell],
-        x: Tensor,
-        batch_sizes: Tensor | None = None,
-        dt: Tensor | None = None,
-    ) -> tuple[str, list[str]]:
-        return engines.choose(self.engine, layer, x, batch_sizes, dt, self.checkpoint_steps)
+            return output.squeeze(1), self._as_given([s.squeeze(1) for s in final])
+        return output.transpose(0, 1) if self.batch_first else output, self._as_given(final)
 
     def _forward_packed(
         self, packed: PackedSequence, state: Any, dt: Tensor | None
     ) -> tuple[PackedSequence, Any]:
+        """Run a PackedSequence. The states are in the order of the unsorted batch."""
         x, batch_sizes, sorted_indices, unsorted_indices = packed
         if x.dim() != 2:
             raise ValueError(f"packed data must be (rows, {self.input_size}), not {tuple(x.shape)}")
@@ -345,25 +239,23 @@ class RNN(nn.Module):
         if unsorted_indices is not None:
             final = [s.index_select(1, unsorted_indices) for s in final]
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
-        return packed, self._given(final)
+        return packed, self._as_given(final)
+
+    def _layers(self) -> Layers:
+        """Return the cells of each layer by direction, bound to the parameters."""
+        layers = range(self.num_layers)
+        return [[self.cell(layer, reverse) for reverse in self._directions] for layer in layers]
 
     def _check_x(self, x: Tensor, layers: Layers, steps: int | None = None) -> None:
+        """Raise an error for x without steps, or of another width or dtype."""
         if (len(x) if steps is None else steps) == 0:
-            raise ValueError("expected a sequence of at least one step")
+            raise ValueError("x must be a sequence of at least one time step")
         if x.shape[-1] != self.input_size:
             raise ValueError(f"x's last dimension must be {self.input_size}, not {x.shape[-1]}")
         layers[0][0].check_dtype(x)
 
-    def _like(self) -> Tensor:
-        return next(self.parameters())
-
-    def _initial_states(self, layers: Layers, batch: int) -> list[Tensor]:
-        """Each state's initial value for all layers and directions."""
-        each = (cell.initial_state(batch) for layer in layers for cell in layer)
-        return [torch.stack(parts) for parts in zip(*each, strict=True)]
-
     def _states(self, state: Any, batch: int, unbatched: bool, layers: Layers) -> list[Tensor]:
-        """The initial states as a list, each checked."""
+        """Return the initial states, (layers · directions, B, width) each, after checks."""
         expected = self._initial_states(layers, batch)
         if state is None:
             return expected
@@ -373,9 +265,235 @@ class RNN(nn.Module):
         states = self._cells[0].as_states(state, expected, shape)
         return [s.unsqueeze(1) if unbatched else s for s in states]
 
-    def _given(self, states: list[Tensor]) -> Any:
+    def _initial_states(self, layers: Layers, batch: int) -> list[Tensor]:
+        """Return the initial value of each state for all layers and directions."""
+        states = (cell.initial_state(batch) for layer in layers for cell in layer)
+        return [torch.stack(parts) for parts in zip(*states, strict=True)]
+
+    def _run(
+        self,
+        layers: Layers,
+        x: Tensor,
+        states: list[Tensor],
+        batch_sizes: Tensor | None,
+        dt: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run all layers.
+
+        Args:
+            layers: The bound cells.
+            x: (T, B, I), or (rows, I) if packed.
+            states: The initial states, (layers · directions, B, width) each.
+            batch_sizes: The batch size of each step, if packed.
+            dt: Elapsed times, (T, B) or (rows,).
+
+        Returns:
+            The outputs, time first or packed, and the final states.
+        """
+        by_cell = list(zip(*(state.unbind(0) for state in states), strict=True))
+        finals: list[tuple[Tensor, ...]] = []
+        for number, layer in enumerate(layers):
+            if number and self.dropout and self.training:
+                x = dropout(x, self.dropout)
+            self._ran = self._choose(layer, x, batch_sizes, dt, may_compile=True)
+            run = engines.ENGINES[self._ran[0]].run
+            if self.checkpoint_steps is not None and torch.is_grad_enabled():
+                run = partial(run, checkpoint_steps=self.checkpoint_steps)
+            initial = by_cell[number * len(layer) : (number + 1) * len(layer)]
+            x, final = run(layer, x, initial, batch_sizes, dt)
+            finals.extend(final)
+        return x, [torch.stack(parts) for parts in zip(*finals, strict=True)]
+
+    def _as_given(self, states: list[Tensor]) -> Any:
+        """Return the states in the form in which users pass them: a tensor or a tuple."""
         return self._cells[0].as_given(tuple(states))
+
+    # -- parameters and states ---------------------------------------------------------------
+
+    @property
+    def output_size(self) -> int:
+        """Return the width of the outputs, over all directions."""
+        return self._cells[0].output_size * len(self._directions)
+
+    def cell(self, layer: int = 0, reverse: bool = False) -> GatedCell:
+        """Return the cell of one layer and direction, bound to its parameters.
+
+        Raises:
+            IndexError: There is no such layer or direction.
+        """
+        if not 0 <= layer < self.num_layers or reverse not in self._directions:
+            raise IndexError(f"no layer {layer}" + (" in reverse" if reverse else ""))
+        template = self._cells[layer * len(self._directions) + reverse]
+        suffix = _suffix(layer, reverse)
+        cell = template.bind(
+            {name: getattr(self, name + suffix) for name in template._parameters},
+            {name: getattr(self, name + suffix) for name in template._buffers},
+        )
+        cell.training = self.training
+        return cell
+
+    def gate_weights(self, layer: int = 0, reverse: bool = False) -> dict[str, GateWeights]:
+        """Return the W, U and biases of each gate by name, as views of the fused parameters.
+
+        A view has the gate's rows: weight_ih (H, I), weight_hh (H, H), bias_ih and bias_hh (H,);
+        None where the gate has no such block.
+
+        >>> weights = RNN("gru", 3, 4).gate_weights()
+        >>> list(weights), weights["z"].weight_ih.shape
+        (['r', 'z', 'n'], torch.Size([4, 3]))
+        """
+        return self.cell(layer, reverse).gate_weights()
+
+    def extra_parameters(self) -> dict[str, Extra]:
+        """Return the declarations of the cell's extra parameters, by their flat names.
+
+        >>> list(RNN("peephole_lstm", 3, 4).extra_parameters())
+        ['peephole_i_l0', 'peephole_f_l0', 'peephole_o_l0']
+        """
+        return {
+            name + suffix: extra
+            for number, cell in enumerate(self._cells)
+            for suffix in [_suffix(*divmod(number, len(self._directions)))]
+            for name, extra in cell.extra.items()
+            if self._parameters[name + suffix] is not None
+        }
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters again, by `init`."""
+        for layer in self._layers():
+            for cell in layer:
+                self.init(cell)
+
+    def initial_state(self, batch: int) -> Any:
+        """Return the state that `forward` starts from for a batch size.
+
+        It is (layers · directions, batch, H), or a tuple of such tensors for several states.
+
+        >>> h, c = RNN("lstm", 3, 4, num_layers=2).initial_state(5)
+        >>> h.shape
+        torch.Size([2, 5, 4])
+        """
+        return self._as_given(self._initial_states(self._layers(), batch))
+
+    # -- engines -----------------------------------------------------------------------------
+
+    def explain(self, x: Tensor | None = None) -> str:
+        """Return the engine that runs an input, and the reasons that rule out faster engines.
+
+        This does not compile: before the first call with gradients, the engine is that of a call
+        without.
+
+        Args:
+            x: An input, time first; None: one time step of one sequence.
+
+        >>> RNN("gru_v1", 3, 4).explain()
+        'loop (chosen); native declined: torch.nn has no kernel for gru_v1'
+        """
+        if x is None:
+            x = self._like().new_zeros(1, 1, self.input_size)
+        return self._in_words(*self._choose(self._layers()[0], x))
+
+    def _choose(
+        self,
+        layer: list[GatedCell],
+        x: Tensor,
+        batch_sizes: Tensor | None = None,
+        dt: Tensor | None = None,
+        may_compile: bool = False,
+    ) -> tuple[str, list[str]]:
+        """Return the engine that runs an input of one layer, and the reasons against faster ones.
+
+        "auto" uses the compiled engine after a successful trial in the same context.
+        """
+        names, reasons = [self.engine], []
+        if self.engine == "auto":
+            names = engines.candidates(layer[0])
+            context = (x.dtype, x.device, torch.is_autocast_enabled(x.device.type), self.training)
+            compiles = may_compile and self._should_compile()
+            untried = compiles and context not in self._compiled
+            if untried and engines.compiled.declines(layer, x, batch_sizes, dt) is None:
+                self._compiled[context] = self._trial("compiled")
+            if failure := self._compiled.get(context):
+                reasons.append(f"compiled declined: {failure}")
+            if "compiled" in names and (failure or not (compiles or context in self._compiled)):
+                names.remove("compiled")
+        steps = self.checkpoint_steps
+        engine, declined = engines.choose(names, layer, x, batch_sizes, dt, steps)
+        return engine, reasons + declined
+
+    def _should_compile(self) -> bool:
+        """Return whether this call trains the cell, or an earlier one compiled it."""
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        allowed = os.environ.get("CELLZOO_COMPILE") != "0"
+        return allowed and (trains or None in self._compiled.values())
+
+    @property
+    def ran(self) -> str | None:
+        """Return the engine of the last call, as `explain` does; None before the first call."""
+        return None if self._ran is None else self._in_words(*self._ran)
+
+    def _in_words(self, engine: str, reasons: list[str]) -> str:
+        """Return an engine and the reasons against faster ones in one line."""
+        chosen = " (chosen)" if self.engine == "auto" else ""
+        return "; ".join([engine + chosen, *reasons])
+
+    def settle_engine(self) -> list[str]:
+        """Replace the engine "auto" by the name of the engine that it stands for, after a trial.
+
+        The cell is compiled now if it never was on this machine. The engine depends on the cell,
+        its options, dtype and device, on autocast, and on the machine. An engine that was chosen
+        by name stays. On CUDA nothing was measured: there the result is native, scan or the loop.
+
+        Returns:
+            One line for each faster engine with the reason that rules it out.
+        """
+        reasons: list[str] = []
+        if self.engine != "auto":
+            return reasons
+        for candidate in engines.fastest(self.cell()):
+            failure = self._trial(candidate)
+            if failure is None:
+                self.engine = candidate
+                break
+            reasons.append(failure)
+        return reasons
+
+    def _trial(self, engine: str) -> str | None:
+        """Run two steps forward and backward by an engine; return the reason if it fails."""
+        trial = copy.copy(self)
+        trial.engine = engine
+        # A projection in training may write to its buffers.
+        trial.__dict__["_buffers"] = {n: None if b is None else b.clone()
+                                      for n, b in self._buffers.items()}  # fmt: skip
+        x = self._like().new_zeros(2, 2, self.input_size)
+        devices = [x.device] if x.is_cuda else []
+        with _one_trial, torch.random.fork_rng(devices), torch.enable_grad():
+            try:
+                output, _ = trial(x)
+                parameters = [p for p in self.parameters() if p.requires_grad]
+                if parameters:
+                    torch.autograd.grad(output.float().sum(), parameters, allow_unused=True)
+            except engines.EngineError as error:
+                return str(error)
+        return None
+
+    def _like(self) -> Tensor:
+        """Return a parameter, for its dtype and device."""
+        return next(self.parameters())
+
+    def extra_repr(self) -> str:
+        """Return the sizes, and the arguments that differ from their defaults."""
+        cell = self._cells[0]
+        options = {name: spec.default for name, spec in option_specs(type(cell)).items()}
+        differing = [f"{name}={getattr(self, name)}" for name, default in DEFAULTS.items()
+                     if getattr(self, name) != default]  # fmt: skip
+        differing += [f"{name}={cell.options[name]!r}" for name, default in options.items()
+                      if cell.options[name] != default]  # fmt: skip
+        if self.init.name != "torch":
+            differing.append(f"init={self.init.name}")
+        return ", ".join([cell.name, str(self.input_size), str(self.hidden_size), *differing])
 
 
 def _suffix(layer: int, reverse: int | bool) -> str:
+    """Return the ending of the flat parameter names of one layer and direction."""
     return f"_l{layer}{'_reverse' if reverse else ''}"

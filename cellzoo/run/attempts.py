@@ -1,10 +1,9 @@
-"""Whose a run's directory is, and what an earlier attempt left in it."""
+"""The attempts at a run: which run a directory holds, and where the next attempt resumes."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import torch
 
-from cellzoo.config.compose import flatten, identity
+from cellzoo.config.identity import flatten, identity
+from cellzoo.config.schema import RunConfig
 from cellzoo.run.checkpoints import KEY
 from cellzoo.run.directory import (
-    ENDED,
     RunError,
-    Status,
     keep_sources,
     read_config,
     read_result,
@@ -25,8 +23,18 @@ from cellzoo.run.directory import (
     status,
 )
 from cellzoo.run.loggers import read_rows
+from cellzoo.run.result import ENDED, AttemptRecord, RunResult, Status
 
 BEGINNING = "the beginning"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress that last.ckpt records: `rows` of metrics.csv, `seconds` of work, `step`."""
+
+    rows: int = 0
+    seconds: float = 0.0
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,76 +42,77 @@ class Attempt:
     """An attempt at a run, as it begins.
 
     Attributes:
-        checkpoint: last.ckpt of the attempts before, to go on from; None: from the beginning.
-        kept: what last.ckpt says of the run: `rows` of metrics.csv, `seconds` of work.
-        earlier: result.json as the attempts before left it; empty for the first.
-        attempts: all attempts, this one included: when each started, from where, how it ended.
+        checkpoint: last.ckpt, to resume from; None: start from the beginning.
+        progress: recorded in the checkpoint.
+        earlier: the result of the attempts before; None for the first one.
+        records: all attempts, this one included.
         wandb: the id of the W&B run, the same for all attempts.
     """
 
     checkpoint: Path | None
-    kept: Mapping[str, Any]
-    earlier: Mapping[str, Any]
-    attempts: list[dict[str, Any]]
+    progress: Progress
+    earlier: RunResult | None
+    records: list[AttemptRecord]
     wandb: str
 
 
-def begin(directory: Path, config: Mapping[str, Any]) -> Attempt:
-    """Begin an attempt at a run, whose directory this process holds.
+def begin(directory: Path, config: RunConfig) -> Attempt:
+    """Begin an attempt at a run, whose lock this process holds.
 
-    It goes on from the last checkpoint, whatever ended the attempt before. A checkpoint that
-    cannot be read is moved away with all that came of it, and the run starts over.
+    It resumes from the last checkpoint, however the attempt before ended. A checkpoint that cannot
+    be read is moved to attempts/ with everything that was derived from it, and the run restarts.
 
     Raises:
-        RunError: the directory holds another run, a sweep, other files, or this run done or
-            diverged.
+        RunError: the directory holds another run, a sweep, other files, or this run finished.
     """
-    stands, earlier = check_directory(directory, config), read_result(directory) or {}
-    if earlier.get("status") in ENDED:
-        raise RunError(f"{directory} holds this run, {stands}: choose another name=, or remove it")
-    attempts = [dict(each) for each in earlier.get("attempts", [])]
-    if attempts and attempts[-1]["ended"] is None:
-        attempts[-1]["ended"] = "killed"
+    current, earlier = check_directory(directory, config), read_result(directory)
+    if earlier is not None and earlier.status in ENDED:
+        raise RunError(f"{directory} holds this run, {current}: choose another name=, or remove it")
+    records = list(earlier.attempts) if earlier else []
+    if records and records[-1].ended is None:
+        records[-1].ended = "killed"
     checkpoint = directory / "checkpoints" / "last.ckpt"
-    kept: dict[str, Any] = {}
+    progress = None
     start = BEGINNING
     try:
         if checkpoint.exists():
-            kept = _read(checkpoint)
-            start = f"step {kept['step']}"
-    except Exception as error:  # torch raises many kinds for a file that is none
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        start = f"{BEGINNING}: the checkpoint is of no use ({said[0]})"
-        _move_away(directory, len(attempts))
+            progress = _read(checkpoint)
+            start = f"step {progress.step}"
+    except Exception as error:  # torch raises many types for a damaged file
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        start = f"{BEGINNING}: the checkpoint is of no use ({message[0]})"
+        _move_away(directory, len(records))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    attempts.append({"started": now, "from": start, "ended": None})
+    records.append(AttemptRecord(now, start))
     keep_sources(directory, config)
     reserve_space(directory)
-    run_id = earlier.get("wandb") or secrets.token_hex(4)
-    return Attempt(checkpoint if kept else None, kept, earlier, attempts, run_id)
+    run_id = (earlier and earlier.wandb) or secrets.token_hex(4)
+    resumed = checkpoint if progress else None
+    return Attempt(resumed, progress or Progress(), earlier, records, run_id)
 
 
 def join(directory: Path) -> Attempt:
-    """The attempt that rank 0 began, for the other ranks."""
+    """Return the attempt that rank 0 began, for the other ranks."""
     checkpoint = directory / "checkpoints" / "last.ckpt"
-    earlier = read_result(directory) or {}
-    return Attempt(checkpoint if checkpoint.exists() else None, {}, earlier, [], "")
+    resumed = checkpoint if checkpoint.exists() else None
+    return Attempt(resumed, Progress(), read_result(directory), [], "")
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
-    """What last.ckpt says of the run, after all that it relies on was found there."""
-    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    kept = {"step": loaded["global_step"], **loaded[KEY]}
+def _read(checkpoint: Path) -> Progress:
+    """Return the progress in last.ckpt, after checking every file that resuming needs."""
+    loaded: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    kept = loaded[KEY]
+    progress = Progress(kept["rows"], kept["seconds"], loaded["global_step"])
     directory = checkpoint.parent.parent
-    if kept["rows"] > len(read_rows(directory / "metrics.csv")):
+    if progress.rows > len(read_rows(directory / "metrics.csv")):
         raise RunError("metrics.csv has lost rows")
     if loaded["callbacks"]["Best"]["metrics"]:
         torch.load(checkpoint.with_name("best.ckpt"), map_location="cpu", weights_only=True)
-    return kept
+    return progress
 
 
 def _move_away(directory: Path, number: int) -> None:
-    """Keep what attempt `number` left in attempts/, out of the way."""
+    """Move the files of attempt `number` to attempts/."""
     target = directory / "attempts" / str(number)
     target.mkdir(parents=True, exist_ok=True)
     for name in ("checkpoints", "metrics.csv", "train.log", "wandb"):
@@ -111,12 +120,12 @@ def _move_away(directory: Path, number: int) -> None:
             shutil.move(directory / name, target / name)
 
 
-def check_directory(directory: Path, config: Mapping[str, Any]) -> Status:
-    """How the run that this config describes stands in its directory.
+def check_directory(directory: Path, config: RunConfig) -> Status:
+    """Return the status of the run with this config in its directory.
 
     Raises:
         RunError: the directory holds another run (another config, seed or plugin's code), a
-            sweep, or files that are no run's.
+            sweep, or files of something else.
     """
     visible = [path for path in directory.glob("*") if not path.name.startswith(".")]
     if not visible:
@@ -124,7 +133,7 @@ def check_directory(directory: Path, config: Mapping[str, Any]) -> Status:
     if not (directory / "config.yaml").exists():
         raise RunError(f"{directory} holds something else than a run: choose another name=")
     old = read_config(directory)
-    if (identity(old), old["seed"]) != (identity(config), config["seed"]):
+    if (identity(old), old.seed) != (identity(config), config.seed):
         raise RunError(
             f"{directory} holds another run ({_difference(old, config)}): choose another name=, "
             "or remove it"
@@ -132,12 +141,12 @@ def check_directory(directory: Path, config: Mapping[str, Any]) -> Status:
     return status(directory)
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """In what two runs' configs differ, in a few words."""
-    before, after = flatten(old), flatten(new)
+def _difference(old: RunConfig, new: RunConfig) -> str:
+    """Return the first differences of two configs, in a few words."""
+    before, after = flatten(old.to_mapping()), flatten(new.to_mapping())
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     for key in keys:
         if key.startswith("plugins."):
             return f"the code of its {key.split('.')[1]} was edited"
-    said = [f"{key}={before.get(key)}, not {after.get(key)}" for key in keys if key != "name"]
-    return "; ".join(said[:3])
+    changes = [f"{key}={before.get(key)}, not {after.get(key)}" for key in keys if key != "name"]
+    return "; ".join(changes[:3])

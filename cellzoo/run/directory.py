@@ -1,13 +1,13 @@
-"""A run on disk: one directory, in open formats, each file written whole or not at all.
+"""The directory of a run, in open formats, each file written completely or not at all.
 
 result.json    status, metrics, sizes, versions
 config.yaml    the resolved config
 metrics.csv    every logged value by step
 checkpoints/   best.ckpt (by validation) and last.ckpt
-train.log      what the libraries said
+train.log      messages of the libraries
 wandb/         W&B's file of the run
 plugins/       the source of a cell, init or task that is not cellzoo's own
-attempts/      what is left of an attempt that could not be gone on with
+attempts/      the files of an attempt that could not be resumed
 .lock          held by the process that runs
 """
 
@@ -16,36 +16,34 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 
-from cellzoo.names.plugins import only
-from cellzoo.nn.rnn import RNN
-from cellzoo.run.model import SequenceModel
+from cellzoo.config.schema import Plugin, RunConfig
+from cellzoo.names.plugins import only_plugins
+from cellzoo.run.model import SequenceModel, build_model
+from cellzoo.run.result import ENDED, RunResult, Status
 from cellzoo.system.files import write_whole
 from cellzoo.system.locks import held
 
-Status = Literal["left", "running", "interrupted", "done", "diverged", "pruned", "failed"]
-ENDED = ("done", "diverged")  # there is nothing left to do
 LOCK = ".lock"  # held by the process that runs
-RESERVE = ".reserve"  # space for how a run ended, where the disk is full
+RESERVE = ".reserve"  # space for the last result.json, where the disk is full
 
 
 class RunError(RuntimeError):
-    """A directory that holds no run, another run, or one that is not done."""
+    """A directory that holds no run, another run, or one in another state than needed."""
 
 
 def _write_text(path: Path, text: str) -> None:
     write_whole(path, lambda target: target.write_text(text))
 
 
-def write_result(directory: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json; on a full disk, into the space that was reserved for it."""
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+def write_result(directory: Path, result: RunResult) -> None:
+    """Write result.json; on a full disk, into the reserved space."""
+    text = json.dumps(result.to_mapping(), indent=2, allow_nan=False) + "\n"
     try:
         _write_text(directory / "result.json", text)
     except OSError as error:
@@ -56,116 +54,81 @@ def write_result(directory: Path, result: Mapping[str, Any]) -> None:
 
 
 def reserve_space(directory: Path) -> None:
-    """Set space aside for the last result.json of a run."""
+    """Reserve space for the last result.json of a run."""
     (directory / RESERVE).write_bytes(bytes(32 * 1024))
 
 
 def free_space(directory: Path) -> None:
-    """Give it back."""
+    """Free the reserved space."""
     (directory / RESERVE).unlink(missing_ok=True)
 
 
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """What result.json says; None where there is none.
+def read_result(directory: Path) -> RunResult | None:
+    """Return the result of a run; None where there is no result.json.
 
     Raises:
         RunError: it cannot be read.
     """
     path = directory / "result.json"
     try:
-        return json.loads(path.read_text())
+        return RunResult.from_mapping(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
 def status(directory: Path) -> Status:
-    """How a run stands.
-
-    "left" (nothing began here), "running" (a process holds it now), "interrupted" (a process
-    was stopped or killed: the run goes on from its last checkpoint), "done", "diverged" (a loss
-    or gradient was not finite: never retried), "pruned" (a search ended it early) or "failed" (the
-    reason is in result.json).
+    """Return the status of a run: running only if a process holds its lock now.
 
     Raises:
         RunError: result.json cannot be read.
     """
     result = read_result(directory)
-    recorded: Status = result["status"] if result else "left"
+    recorded = result.status if result else Status.LEFT
     if recorded not in ENDED and held(directory / LOCK):
-        return "running"
-    return "interrupted" if recorded == "running" else recorded
+        return Status.RUNNING
+    return Status.INTERRUPTED if recorded is Status.RUNNING else recorded
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """The resolved config of a run.
+def read_config(directory: Path) -> RunConfig:
+    """Return the resolved config of a run.
 
     Raises:
         RunError: the directory holds none that can be read.
     """
     path = directory / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
+        return RunConfig.from_mapping(yaml.safe_load(path.read_text()))
     except FileNotFoundError:
         runs = [path.parent for path in directory.glob("*/*/config.yaml")]
         below = sorted(str(run.relative_to(directory)) for run in runs)
-        hint = f"; below it lie {', '.join(below[:3])}…" if below else ""
+        hint = f"; below it are {', '.join(below[:3])}…" if below else ""
         raise RunError(f"{directory} holds no run: there is no config.yaml{hint}") from None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return config
 
 
-def keep_sources(directory: Path, config: Mapping[str, Any]) -> None:
-    """Write config.yaml, and the source of what is not cellzoo's own."""
-    _write_text(directory / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    for kind, plugin in config.get("plugins", {}).items():
-        source = Path(plugin["file"])
-        _write_text(_kept(directory, kind, plugin), source.read_text())
+def keep_sources(directory: Path, config: RunConfig) -> None:
+    """Write config.yaml, and copy the source of plugins."""
+    text = yaml.safe_dump(config.to_mapping(), sort_keys=False)
+    _write_text(directory / "config.yaml", text)
+    for kind, plugin in config.plugins.items():
+        _write_text(_kept(directory, kind, plugin), Path(plugin.file).read_text())
 
 
-def _kept(directory: Path, kind: str, plugin: Mapping[str, Any]) -> Path:
-    """Where a run keeps the source of its cell, init or task: two may have one file name."""
-    return directory / "plugins" / kind / Path(plugin["file"]).name
-
-
-def build_model(
-    config: Mapping[str, Any],
-    input_size: int,
-    output_size: int,
-    reads: Any,
-    engine: str | None = None,
-) -> Any:
-    """The model that a resolved config describes, for a task of these sizes.
-
-    The engine is the config's unless given.
-    """
-    cell, init = dict(config["cell"]), dict(config["init"])
-    rnn = RNN(
-        cell.pop("name"),
-        input_size,
-        config["hidden_size"],
-        config["num_layers"],
-        batch_first=True,
-        dropout=config["dropout"],
-        bidirectional=config["bidirectional"],
-        init=init,
-        engine=engine or config["engine"],
-        checkpoint_steps=config.get("checkpoint_steps"),
-        **cell,
-    )
-    return SequenceModel(rnn, output_size, reads)
+def _kept(directory: Path, kind: str, plugin: Plugin) -> Path:
+    """Return the place of a plugin's copy; a cell and an init may have one file name."""
+    return directory / "plugins" / kind / Path(plugin.file).name
 
 
 def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> SequenceModel:
-    """The trained model of a run, in eval mode, on the CPU.
+    """Return the trained model of a run, in eval mode, on the CPU.
 
-    A cell that is not cellzoo's is built from the source that the run keeps, whatever has become
-    of it since.
+    A plugin's cell is built from the copy of its source in the run's directory.
 
     Args:
-        directory: the run's.
+        directory: of the run.
         checkpoint: "best" (by validation) or "last".
 
     Raises:
@@ -178,10 +141,11 @@ def load_run(directory: str | os.PathLike[str], checkpoint: str = "best") -> Seq
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.ckpt"))) or "none"
         raise RunError(f"{directory} has no checkpoint {checkpoint!r}: there is {known}")
     weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    result = read_result(directory) or {}
-    plugins = config.get("plugins", {})
-    sources = {p["sha256"]: _kept(directory, kind, p) for kind, p in plugins.items()}
-    with only(sources):
-        model = build_model(config, result["input_size"], result["output_size"], result["reads"])
+    result: Any = read_result(directory)
+    sources = {
+        plugin.sha256: _kept(directory, kind, plugin) for kind, plugin in config.plugins.items()
+    }
+    with only_plugins(sources):
+        model = build_model(config, result.input_size, result.output_size, result.reads)
     model.load_state_dict({name.removeprefix("model."): w for name, w in weights.items()})
     return model.eval()

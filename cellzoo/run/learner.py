@@ -1,4 +1,4 @@
-"""The LightningModule: a model, a task, and how it learns."""
+"""The LightningModule: a model, a task and an optimizer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from cellzoo.config.schema import Optimizer, Scheduler
 from cellzoo.names.registry import nearest
 from cellzoo.run.model import SequenceModel
 from cellzoo.tasks.base import Measure, Split, Task
@@ -30,10 +31,10 @@ SCHEDULERS: dict[str, Any] = {
 
 
 class DivergedError(ArithmeticError):
-    """A loss or a gradient is not finite: what, and at which step."""
+    """A loss or a gradient is not finite; `step` is the training step."""
 
-    def __init__(self, what: str, step: int) -> None:
-        super().__init__(f"{what} is not finite at step {step}")
+    def __init__(self, quantity: str, step: int) -> None:
+        super().__init__(f"{quantity} is not finite at step {step}")
         self.step = step
 
 
@@ -41,9 +42,9 @@ class Learner(LightningModule):
     """Trains a model on a task.
 
     Args:
-        model: what is trained.
-        task: asks for predictions and scores them.
-        optimizer: a mapping of `name` and torch.optim's own arguments.
+        model: the model to train.
+        task: measures the predictions.
+        optimizer: its name, and arguments of the class in torch.optim.
         scheduler: likewise, by epoch; "constant" is none.
 
     Raises:
@@ -52,29 +53,27 @@ class Learner(LightningModule):
     """
 
     def __init__(
-        self,
-        model: SequenceModel,
-        task: Task,
-        optimizer: Mapping[str, Any],
-        scheduler: Mapping[str, Any],
+        self, model: SequenceModel, task: Task, optimizer: Optimizer, scheduler: Scheduler
     ) -> None:
         super().__init__()
         self.model = model
         self.measure = task.measure
         self.monitor, self.mode = task.monitor, task.mode
-        self.optimizer_config = dict(optimizer)
-        self.scheduler_config = dict(scheduler)
-        self.scores: dict[str, tuple[float, int]] = {}  # of this validation or test, of this rank
+        self.optimizer_config = optimizer
+        self.scheduler_config = scheduler
+        # Sums and counts of the current validation or test, of this rank.
+        self.scores: dict[str, tuple[float, int]] = {}
 
     def forward(self, x: Any) -> Tensor:
-        """The model's predictions."""
-        return self.model(x)
+        """Return the model's predictions."""
+        prediction: Tensor = self.model(x)
+        return prediction
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The loss of a training batch.
+        """Return the loss of a training batch.
 
-        The ranks of a run on several devices average their gradients: each weighs its loss by its
-        share of the things that were counted, so that this is the mean over the whole batch.
+        The ranks of a run on several devices average their gradients. Each rank weighs its loss by
+        its share of the counted elements, so that the average is the mean over the whole batch.
         """
         measures = self._measured(batch)
         loss, count = measures["loss"]
@@ -89,19 +88,19 @@ class Learner(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
-        """Score a validation batch."""
+        """Add the scores of a validation batch."""
         self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Report the split's means."""
+        """Log the means of the validation split."""
         self._report("val", self._means())
 
     def test_step(self, batch: Any, batch_index: int) -> None:
-        """Score a test batch."""
+        """Add the scores of a test batch."""
         self._score(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Report the split's means."""
+        """Log the means of the test split."""
         self._report("test", self._means())
 
     def _measured(self, batch: Any) -> dict[str, Measure]:
@@ -114,7 +113,7 @@ class Learner(LightningModule):
             self.scores[name] = (old_total + total, old_count + count)
 
     def _means(self) -> dict[str, float]:
-        """Of a held-out split, over all ranks; every batch weighs as much as was counted in it."""
+        """Return the means over a held-out split and all ranks, weighted by count."""
         sums, counts = self._over_ranks(self.scores)
         self.scores = {}
         return {name: sums[name] / counts[name] for name in sums}
@@ -122,9 +121,9 @@ class Learner(LightningModule):
     def _over_ranks(
         self, scores: Mapping[str, tuple[float, int]]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Sums and counts of all ranks together, alike on each, in float64.
+        """Return sums and counts over all ranks, equal on each rank, in float64.
 
-        Lightning's own reduction averages counts as integers: an odd one loses a half.
+        Lightning's own reduction averages counts as integers: an odd count loses a half.
         """
         table = torch.tensor(list(scores.values()), dtype=torch.float64, device=self.device)
         if self.trainer.world_size > 1:
@@ -133,7 +132,7 @@ class Learner(LightningModule):
         return dict(zip(scores, sums, strict=True)), dict(zip(scores, counts, strict=True))
 
     def _report(self, split: Split, means: Mapping[str, Any]) -> None:
-        """Log them; a loss that is not finite ends the run, on every rank at this step."""
+        """Log means; a loss that is not finite ends the run on every rank at this step."""
         if not math.isfinite(means["loss"]):
             raise DivergedError(f"the {split} loss", self.global_step)
         for name, mean in means.items():
@@ -141,7 +140,7 @@ class Learner(LightningModule):
             self.log(f"{split}/{name}", mean, prog_bar=shown)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure the gradient, before it is clipped."""
+        """Log the gradient's norm, before it is clipped."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         if not torch.isfinite(norm) and self.trainer.scaler is None:  # a scaler skips such steps
@@ -149,22 +148,22 @@ class Learner(LightningModule):
         self.log("train/gradient_norm", norm)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule."""
-        options = dict(self.optimizer_config)
-        kind = _named(OPTIMIZERS, "optimizer", options.pop("name"))
+        """Return the optimizer and its schedule."""
+        options = self.optimizer_config.options
+        kind = _named(OPTIMIZERS, "optimizer", self.optimizer_config.name)
         optimizer = kind(self._parameter_groups(options["lr"]), **options)
-        options = dict(self.scheduler_config)
-        schedule = _named(SCHEDULERS, "scheduler", options.pop("name"))
+        options = self.scheduler_config.options
+        schedule = _named(SCHEDULERS, "scheduler", self.scheduler_config.name)
         if schedule is None:
             return optimizer
         if schedule is torch.optim.lr_scheduler.ReduceLROnPlateau:
             options["mode"] = self.mode
         scheduler = {"scheduler": schedule(optimizer, **options), "monitor": self.monitor}
-        scheduler["strict"] = False  # plateau: epochs without a validation leave it as it is
+        scheduler["strict"] = False  # plateau: an epoch without a validation changes nothing
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The parameters by learning rate and weight decay: a cell may declare its own."""
+        """Group the parameters by learning rate and weight decay, which a cell may declare."""
         rnn = self.model.rnn
         declared = {id(rnn.get_parameter(n)): e for n, e in rnn.extra_parameters().items()}
         groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): []}
@@ -182,7 +181,7 @@ def _sums(measures: Mapping[str, Measure]) -> dict[str, tuple[float, int]]:
     return {name: (float(mean) * count, count) for name, (mean, count) in measures.items()}
 
 
-def _named(things: Mapping[str, Any], kind: str, name: str) -> Any:
-    if name not in things:
-        raise ValueError(f"unknown {kind} {name!r}: {nearest(name, things)}")
-    return things[name]
+def _named(known: Mapping[str, Any], kind: str, name: str) -> Any:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: {nearest(name, known)}")
+    return known[name]

@@ -1,37 +1,30 @@
-"""Where a run's values go: metrics.csv always, W&B where asked."""
+"""The loggers of a run: metrics.csv always, W&B where the config asks for it."""
 
 from __future__ import annotations
 
 import csv
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cellzoo.config.compose import flatten
+from cellzoo.config.identity import flatten, world_size
+from cellzoo.config.schema import RunConfig
+from cellzoo.run.result import RunResult, Status
 from cellzoo.system.files import write_whole
-
-
-def global_rank() -> int:
-    """Which of the processes of a run this is; 0 for one alone."""
-    return getattr(rank_zero_only, "rank", 0)
-
-
-def is_main_process() -> bool:
-    """Whether this process is rank 0, which alone writes files and talks."""
-    return global_rank() == 0
+from cellzoo.system.ranks import is_main_process
 
 
 class MetricsFile:
-    """metrics.csv: a row each time that values are logged, on disk at once.
+    """metrics.csv: one row for each logging call, flushed at once.
 
     Args:
-        path: the file's.
-        keep: how many rows of an earlier attempt stay; what it wrote after them is computed again.
+        path: of the file.
+        keep: the number of rows to keep of an earlier attempt; later rows are computed again.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
@@ -47,7 +40,7 @@ class MetricsFile:
             path.unlink(missing_ok=True)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write a row; a new column has the file written anew."""
+        """Write a row; a new column rewrites the file."""
         if new := set(row) - set(self.columns):
             before = read_rows(self.path)
             self.columns = sorted({*self.columns, *new})
@@ -59,7 +52,7 @@ class MetricsFile:
         self.rows += 1
 
     def sync(self) -> int:
-        """Have the rows survive the machine, and say how many there are."""
+        """Flush the rows to disk and return their number."""
         if self.file is not None:
             os.fsync(self.file.fileno())
         return self.rows
@@ -70,7 +63,7 @@ class MetricsFile:
             self.file.close()
             self.file = None
 
-    def _rewrite(self, rows: list[Mapping[str, Any]] | list[dict[str, str]]) -> None:
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         def write(target: Path) -> None:
             with target.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self.columns)
@@ -83,7 +76,7 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, by column; a value that was not logged is empty."""
+    """Return the rows of a metrics.csv by column; a value that was not logged is empty."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -91,13 +84,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class RunLogger(Logger):
-    """Lightning's logger of a run: metrics.csv, and W&B, which is a view of it.
+    """The logger that Lightning calls: it writes metrics.csv and sends the same rows to W&B.
 
-    A row of the file is a step of W&B's history. A run that goes on sends W&B the rows that the
-    file keeps once more, under the same id: offline they make up the run's new file; online W&B
-    leaves out those that it has.
+    A row of the file is a step of W&B's history. A resumed run sends the kept rows again under the
+    same id: offline they form the run's new file, online W&B ignores the rows that it has.
 
-    On other ranks than the first it does nothing.
+    Only rank 0 logs.
+
+    Args:
+        directory: of the run.
+        keep: the number of rows to keep of an earlier attempt.
     """
 
     def __init__(self, directory: Path, keep: int = 0) -> None:
@@ -108,25 +104,25 @@ class RunLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Nothing: Lightning would make a folder of it."""
+        """Return nothing: Lightning would make a folder of this name."""
         return ""
 
     @property
     def version(self) -> str:
-        """Nothing, likewise."""
+        """Return nothing, for the same reason."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """The run's directory."""
+        """Return the directory of the run."""
         return str(self.directory)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: config.yaml and W&B's config have them."""
+        """Do nothing: config.yaml and W&B's config hold the settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write a row."""
+        """Write a row of metrics.csv and send it to W&B."""
         assert self.metrics is not None
         self.metrics.append({**metrics, "step": step})
         if self.wandb is not None:
@@ -136,18 +132,18 @@ class RunLogger(Logger):
         self.wandb.log({**values, "trainer/global_step": step}, step=row)
 
     def start_wandb(
-        self, config: Mapping[str, Any], group: str | None, parameters: int, run_id: str
+        self, config: RunConfig, group: str | None, parameters: int, run_id: str
     ) -> None:
-        """Begin the W&B run, or go on with it.
+        """Begin or resume the W&B run.
 
         Args:
-            config: the resolved config.
-            group: the sweep's name, which groups its runs; None for a single run.
-            parameters: how many the model has.
-            run_id: the run's own, whatever WANDB_RUN_ID a parent left around.
+            config: of the run.
+            group: the name of the sweep; None for a single run.
+            parameters: the number of the model's parameters.
+            run_id: of the W&B run; it overrides an inherited WANDB_RUN_ID.
         """
         assert self.metrics is not None
-        # What an earlier attempt left is in metrics.csv, and one run is one file.
+        # metrics.csv holds the values of earlier attempts, and one run is one W&B file.
         for old in (self.directory / "wandb").glob(f"*run-*-{run_id}"):
             shutil.rmtree(old)
         self.wandb = _start_wandb(config, self.directory, group, parameters, run_id)
@@ -156,14 +152,14 @@ class RunLogger(Logger):
             self._send(values, values.pop("step"), number)
 
     def sync(self) -> int:
-        """Have the rows of metrics.csv survive the machine, and say how many there are."""
+        """Flush the rows of metrics.csv to disk and return their number."""
         return self.metrics.sync() if self.metrics is not None else 0
 
     @rank_zero_only
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """End the W&B run, if there is one, with the result in its summary and its exit code.
+    def finish(self, result: RunResult) -> None:
+        """End the W&B run, with the result in its summary and its exit code.
 
-        What goes wrong there is said in train.log: the run itself is on disk already.
+        A failure of W&B is recorded in train.log: the run itself is on disk already.
         """
         if self.metrics is not None:
             self.metrics.close()
@@ -180,32 +176,32 @@ def _number(text: str) -> int | float:
 
 
 def _start_wandb(
-    config: Mapping[str, Any], directory: Path, group: str | None, parameters: int, run_id: str
+    config: RunConfig, directory: Path, group: str | None, parameters: int, run_id: str
 ) -> Any:
     import wandb
 
-    said = config["wandb"]
-    cell, init, task = (config[key]["name"] for key in ("cell", "init", "task"))
-    named = {"cell": cell, "init": init, "task": task}
+    options = config.wandb
+    names = {key: getattr(config, key).name for key in ("cell", "init", "task")}
+    facts = {"parameters": parameters, "world_size": world_size(config.trainer)}
     run = wandb.init(
-        name=f"{cell}-{init}-h{config['hidden_size']}-s{config['seed']}",
+        name=f"{names['cell']}-{names['init']}-h{config.hidden_size}-s{config.seed}",
         dir=directory,
-        # Said here, the mode holds whatever the environment or a key lying around suggest.
-        mode=said["mode"],
-        project=said["project"],
-        entity=said["entity"],
+        # An explicit mode overrides the environment and a stored key.
+        mode=options.mode,  # type: ignore[arg-type]
+        project=options.project,
+        entity=options.entity,
         group=group or "",
         id=run_id,
-        resume="allow" if said["mode"] == "online" else None,
-        job_type=cell,
-        tags=[cell, init, task, *said["tags"]],
-        config={**flatten(config), **named, "parameters": parameters},
+        resume="allow" if options.mode == "online" else None,
+        job_type=names["cell"],
+        tags=[*names.values(), *options.tags],
+        config={**flatten(config.to_mapping()), **names, **facts},
         settings=wandb.Settings(
             console="off",
             silent=True,
             disable_git=True,
-            disable_code=not said["save_code"],
-            save_code=said["save_code"],
+            disable_code=not options.save_code,
+            save_code=options.save_code,
         ),
     )
     run.define_metric("trainer/global_step")
@@ -213,9 +209,10 @@ def _start_wandb(
     return run
 
 
-def _end_wandb(run: Any, result: Mapping[str, Any]) -> None:
-    summary = {f"best/{k}": v for k, v in result["metrics"].items() if k[:4] == "val/"}
+def _end_wandb(run: Any, result: RunResult) -> None:
+    summary = {f"best/{k}": v for k, v in result.metrics.items() if k[:4] == "val/"}
     run.summary.update(summary)
-    keys = ("status", "reason", "step", "seconds", "steps", "monitor", "mode")
-    run.config.update({key: result[key] for key in keys}, allow_val_change=True)
-    run.finish(exit_code=0 if result["status"] in ("done", "pruned") else 1)
+    keys = ("reason", "step", "seconds", "steps", "monitor", "mode")
+    facts = {"status": str(result.status), **{key: getattr(result, key) for key in keys}}
+    run.config.update(facts, allow_val_change=True)
+    run.finish(exit_code=0 if result.status in (Status.DONE, Status.PRUNED) else 1)

@@ -1,4 +1,4 @@
-"""Ending a run early, because its validation curve promises little."""
+"""Pruning: a search ends a run early whose validation curve is poor."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from collections.abc import Callable
 
 from lightning import Callback, LightningModule, Trainer
 
+# Takes an epoch and the monitored metric, and returns whether the run ends.
+Pruner = Callable[[int, float], bool]
+
 
 class PrunedError(RuntimeError):
-    """A search ended the run."""
+    """The search ended the run."""
 
 
 class Prune(Callback):
-    """Asks after each validation whether to go on.
+    """Ends a run after a validation where the search decides so.
 
     Args:
-        prune: from the epoch and the monitored metric to whether the run ends here.
-        monitor: the metric's name.
+        prune: takes the epoch and the monitored metric, and returns whether the run ends.
+        monitor: the name of the metric.
     """
 
-    def __init__(self, prune: Callable[[int, float], bool], monitor: str) -> None:
+    def __init__(self, prune: Pruner, monitor: str) -> None:
         self.prune = prune
         self.monitor = monitor
 
     def on_validation_end(self, trainer: Trainer, learner: LightningModule) -> None:
-        """Ask.
+        """Report the metric to the search.
 
         Raises:
-            PrunedError: the run is to end.
+            PrunedError: the search ended the run.
         """
         value = float(trainer.callback_metrics[self.monitor])
-        end = trainer.is_global_zero and self.prune(trainer.current_epoch, value)
-        if trainer.strategy.reduce_boolean_decision(end, all=False):  # for all ranks
+        prune = trainer.is_global_zero and self.prune(trainer.current_epoch, value)
+        if trainer.strategy.reduce_boolean_decision(prune, all=False):  # on all ranks
             raise PrunedError(f"ended by the search after epoch {trainer.current_epoch + 1}")

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,27 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 
-import cellzoo
-from cellzoo.config.compose import check_values, identity, ranks
+from cellzoo.config.checks import check_values
+from cellzoo.config.identity import identity, world_size
+from cellzoo.config.schema import RunConfig
+from cellzoo.names.version import __version__
 from cellzoo.run.attempts import Attempt, begin, join
+from cellzoo.run.build import build_task, model_for
 from cellzoo.run.checkpoints import Best, Last, WholeFiles
-from cellzoo.run.directory import ENDED, LOCK, build_model, free_space, read_result, write_result
+from cellzoo.run.directory import LOCK, free_space, write_result
 from cellzoo.run.learner import DivergedError, Learner
-from cellzoo.run.loggers import RunLogger, global_rank, is_main_process
-from cellzoo.run.prune import Prune, PrunedError
-from cellzoo.run.ranks import Ranks, end_with_parent, say
+from cellzoo.run.lightning_private import leave_signals_alone
+from cellzoo.run.loggers import RunLogger
+from cellzoo.run.prune import Prune, PrunedError, Pruner
+from cellzoo.run.ranks import RankOutcome, Ranks, record_outcome
+from cellzoo.run.result import ENDED, RunResult, Status
 from cellzoo.system.locks import hold
+from cellzoo.system.ranks import end_with_parent, global_rank, is_main_process
 from cellzoo.system.signals import Stop, Terminated, noting_sigterm
 from cellzoo.system.threads import on_threads
-from cellzoo.tasks import Task, tasks
+from cellzoo.tasks import Task
 
-# The parameters' dtype, where Lightning's precision says another than float32.
-DTYPES = {"64-true": torch.float64, "64": torch.float64, "bf16-true": torch.bfloat16}
-
-CTRL_C, SIGTERM = "Ctrl-C", "SIGTERM"  # the reasons of what is interrupted
+CTRL_C, SIGTERM = "Ctrl-C", "SIGTERM"  # the reasons of an interruption
 
 LIBRARIES = (
     "lightning",
@@ -46,160 +49,131 @@ LIBRARIES = (
 
 
 def train(
-    config: Mapping[str, Any],
+    config: RunConfig,
     directory: Path,
     group: str | None = None,
     progress: bool = True,
     reraise: bool = False,
     engine: str | None = None,
-    prune: Callable[[int, float], bool] | None = None,
-) -> dict[str, Any]:
-    """Train, validate and test one model; what happened is in the run's directory.
+    prune: Pruner | None = None,
+) -> RunResult:
+    """Train, validate and test one model, and record everything in the run's directory.
 
-    A directory that holds an unfinished attempt at this run is gone on with, from its last
-    checkpoint, with the engine and the threads that it had; on one machine's CPU the result is
-    that of a run that nothing disturbed, bit for bit.
+    An unfinished attempt in the directory is resumed from its last checkpoint, with its engine and
+    its number of threads. On one machine's CPU the result then equals that of an undisturbed run,
+    bit for bit.
 
     Args:
-        config: a resolved config (`config.resolved`).
-        directory: the run's own.
-        group: the sweep that it belongs to, if any.
+        config: resolved (`config.compose.resolved`).
+        directory: of this run alone.
+        group: the name of the sweep.
         progress: whether to show a progress bar.
-        reraise: whether an exception goes on once it is recorded.
-        engine: what "auto" was settled to be (`settle_engine`).
-        prune: told each validation's epoch and monitored metric, says whether to end the run.
+        reraise: whether to raise an exception after it is recorded.
+        engine: the engine that "auto" stands for (`settle_engine`).
+        prune: decides after each validation whether the run ends.
 
     Returns:
-        The result as in result.json. Its status is "done"; "diverged" where a loss or gradient
-        was not finite; "pruned" where `prune` ended it; or "failed", with the reason, where
-        anything else went wrong.
+        The result, as in result.json. Its status is DONE; DIVERGED if a loss or gradient was not
+        finite; PRUNED if `prune` ended the run; else FAILED, with the reason.
 
     Raises:
         LockedError: another process runs it.
-        RunError: the directory holds another run, or this one done or diverged.
-        KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM came. The status is "interrupted".
+        RunError: the directory holds another run, or this one finished.
+        KeyboardInterrupt, Terminated: on Ctrl-C or SIGTERM. The status is INTERRUPTED.
     """
     run = _Run(config, directory, group, progress, engine, prune)
     return run.lead(reraise) if is_main_process() else run.follow()
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Build what a run needs, data included, and let go of it: wrong input is said early.
-
-    Raises:
-        ValueError, TypeError, LookupError, OSError: what is wrong with it, in its own words.
-    """
-    check_values(config)
-    task = build_task(config)
-    model = build_model(config, task.input_size, task.output_size, task.reads)
-    Learner(model, task, config["optimizer"], config["scheduler"]).configure_optimizers()
-    task.examples("val", 0)
-
-
-def settle_engine(config: Mapping[str, Any], directory: Path) -> tuple[str, list[str]]:
-    """The engine that "auto" is for this run: what an earlier attempt had, else the fastest here.
-
-    A cell that was never compiled on this machine is compiled.
-
-    Returns:
-        The engine, and why it is no faster one.
-    """
-    asked, before = config["engine"], read_result(directory)
-    accelerator = config["trainer"]["accelerator"]
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if asked != "auto" or not on_cpu:
-        return asked, []
-    if before and before["identity"] == identity(config) and before.get("setting"):
-        return before["setting"], []
-    task = build_task(config)
-    rnn = build_model(config, task.input_size, task.output_size, task.reads).rnn
-    precision = str(config["trainer"]["precision"])
-    if (dtype := DTYPES.get(precision)) is not None:
-        rnn = rnn.to(dtype)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        why = rnn.settle_engine()
-    return rnn.engine, why
-
-
-def build_task(config: Mapping[str, Any]) -> Task:
-    """The task that a resolved config describes."""
-    options = dict(config["task"])
-    name = options.pop("name")
-    return tasks[name](seed=config["seed"], root=config["data"]["root"], **options)
+def blank_result(config: RunConfig) -> RunResult:
+    """Return the result of a run that has only begun."""
+    return RunResult(
+        cell=config.cell.name,
+        task=config.task.name,
+        init=config.init.name,
+        hidden_size=config.hidden_size,
+        seed=config.seed,
+        identity=identity(config),
+        world_size=world_size(config.trainer),
+        cellzoo=__version__,
+        torch=torch.__version__,
+    )
 
 
 class _Run:
-    """What `train` does; `result` fills as it goes, so that a failure keeps what there is."""
+    """The steps of `train`. `result` is filled step by step: a failure keeps what is known."""
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: RunConfig,
         directory: Path,
         group: str | None,
         progress: bool,
         engine: str | None,
-        prune: Callable[[int, float], bool] | None,
+        prune: Pruner | None,
     ) -> None:
-        self.prune = prune
         self.config = config
         self.directory = directory
         self.group = group
         self.progress = progress
         self.engine = engine
+        self.prune = prune
         self.result = blank_result(config)
         self.logger: RunLogger | None = None
         self.ranks = Ranks(directory, self._give_up)
         self.start = time.perf_counter()
 
-    def lead(self, reraise: bool) -> dict[str, Any]:
-        """The run, as the process that writes, and starts other ranks where there are some."""
+    def lead(self, reraise: bool) -> RunResult:
+        """Run as rank 0, which writes the files and starts the other ranks."""
+        result = self.result
         with hold(self.directory / LOCK), noting_sigterm() as stop:
             attempt = begin(self.directory, self.config)
-            self.start -= attempt.kept.get("seconds", 0.0)
-            settled = ("engine", "setting", "threads")  # once, by the first attempt
-            self.result |= {key: attempt.earlier.get(key) for key in settled}
-            self.result |= {"wandb": attempt.wandb, "attempts": attempt.attempts}
-            write_result(self.directory, self.result)
+            self.start -= attempt.progress.seconds
+            if attempt.earlier is not None:  # the first attempt settled these
+                result.engine = attempt.earlier.engine
+                result.engine_choice = attempt.earlier.engine_choice
+                result.threads = attempt.earlier.threads
+            result.wandb, result.attempts = attempt.wandb, attempt.records
+            write_result(self.directory, result)
             try:
-                with _library_talk_into(self.directory / "train.log"):
+                with _library_messages_into(self.directory / "train.log"):
                     self._train(attempt, stop)
-                self.result["status"] = "done"
+                result.status = Status.DONE
             except BaseException as error:
-                self._note(error, stop)
-                if self.result["reason"] == CTRL_C:
+                self._record(error, stop)
+                if result.reason == CTRL_C:
                     raise KeyboardInterrupt from error
-                if self.result["reason"] == SIGTERM:
+                if result.reason == SIGTERM:
                     raise Terminated from error
-                if reraise and self.result["status"] == "failed":
+                if reraise and result.status is Status.FAILED:
                     raise
             finally:
-                stop.patient = True  # the rest is short
+                stop.patient = True  # the rest takes little time
                 self._end()
-            return self.result
+            return result
 
-    def follow(self) -> dict[str, Any]:
-        """The run, as one of the other ranks: it writes nothing but why it did not end well."""
+    def follow(self) -> RunResult:
+        """Run as another rank, which writes nothing but the reason of a failure."""
         end_with_parent()
-        rank = global_rank()
+        rank, result = global_rank(), self.result
         try:
-            with noting_sigterm() as stop, _library_talk_into(None):
+            with noting_sigterm() as stop, _library_messages_into(None):
                 self._train(join(self.directory), stop)
         except BaseException as error:
-            self._note(error, stop)
-            outcome = {key: self.result[key] for key in ("status", "reason", "step")}
-            if outcome["status"] == "failed":
-                outcome["reason"] = f"rank {rank}: {outcome['reason']}"
-            say(self.directory, rank, outcome)
+            self._record(error, stop)
+            failed = result.status is Status.FAILED
+            reason = f"rank {rank}: {result.reason}" if failed else str(result.reason)
+            record_outcome(self.directory, rank, RankOutcome(result.status, reason, result.step))
             raise SystemExit(1) from error
-        self.result["status"] = "done"
-        return self.result
+        result.status = Status.DONE
+        return result
 
     def _train(self, attempt: Attempt, stop: Stop) -> None:
-        """Everything that can fail."""
+        """Check, fit and test: everything that can fail."""
         check_values(self.config)
         before = torch.get_deterministic_debug_mode()
-        threads = attempt.earlier.get("threads") or _threads(self.config)
-        self.result["threads"] = threads
+        threads = (attempt.earlier and attempt.earlier.threads) or _threads(self.config)
+        self.result.threads = threads
         try:
             with on_threads(threads):
                 self._fit_and_test(attempt, stop)
@@ -208,72 +182,64 @@ class _Run:
 
     def _fit_and_test(self, attempt: Attempt, stop: Stop) -> None:
         config, result = self.config, self.result
-        seed_everything(config["seed"], workers=True, verbose=False)
+        seed_everything(config.seed, workers=True, verbose=False)
         task = build_task(config)
-        engine = attempt.earlier.get("setting") or self.engine
-        model = build_model(config, task.input_size, task.output_size, task.reads, engine)
-        if rank := global_rank():  # the same weights everywhere, but masks of its own
-            seed_everything(
-                int(np.random.SeedSequence((config["seed"], rank)).generate_state(1)[0]),
-                verbose=False,
-            )
-        learner = Learner(model, task, config["optimizer"], config["scheduler"])
-        result |= {
-            "monitor": task.monitor,
-            "mode": task.mode,
-            "input_size": task.input_size,
-            "output_size": task.output_size,
-            "reads": task.reads,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "engine": model.rnn.explain(),
-            "setting": model.rnn.engine,
-        }
-        self._start_logging(attempt)
+        engine = (attempt.earlier and attempt.earlier.engine) or self.engine
+        model = model_for(config, task, engine)
+        if rank := global_rank():  # equal weights on all ranks, but different dropout masks
+            seed = np.random.SeedSequence((config.seed, rank)).generate_state(1)[0]
+            seed_everything(int(seed), verbose=False)
+        learner = Learner(model, task, config.optimizer, config.scheduler)
+        result.monitor, result.mode = task.monitor, task.mode
+        result.input_size, result.output_size = task.input_size, task.output_size
+        result.reads = task.reads
+        result.parameters = sum(p.numel() for p in model.parameters())
+        result.engine, result.engine_choice = model.rnn.engine, model.rnn.explain()
+        self._start_logging(attempt, result.parameters)
 
         folder = self.directory / "checkpoints"
         best = Best(folder / "best.ckpt", task.monitor, task.mode)
-        last = Last(folder / "last.ckpt", config["save_every"], stop, self._progress)
+        last = Last(folder / "last.ckpt", config.save_every, stop, self._progress)
         trainer = self._trainer(task, best, last)
         trainer.fit(learner, task, ckpt_path=attempt.checkpoint, weights_only=True)
-        result["steps"] = trainer.global_step
-        if last.seconds:  # else it was trained before
-            done = trainer.global_step - attempt.kept.get("step", 0)
-            result["steps_per_second"] = round(done / last.seconds, 2)
-        if trainer.global_step > best.step and not config["trainer"]["fast_dev_run"]:
+        result.steps = trainer.global_step
+        if last.seconds:  # else an earlier attempt completed the training
+            steps = trainer.global_step - attempt.progress.step
+            result.steps_per_second = round(steps / last.seconds, 2)
+        if trainer.global_step > best.step and not config.trainer.fast_dev_run:
             # max_steps ended the run within an epoch: its last steps count too.
             trainer.validate(learner, task, verbose=False)
-        result["metrics"] |= best.metrics
-        ran = model.rnn.ran  # autocast, for one, changes the choice
+        result.metrics |= best.metrics
+        ran = model.rnn.ran  # autocast, for example, changes the choice
 
-        # The one time that the test split is read; a fast_dev_run has saved nothing.
+        # The only time that the test split is read. A fast_dev_run has saved nothing.
         weights = best.path if best.path.exists() else None
         trainer.test(learner, task, ckpt_path=weights, verbose=False)
-        result["engine"] = ran or model.rnn.ran
-        result["metrics"] |= {
+        result.engine_choice = ran or model.rnn.ran
+        result.metrics |= {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("test/")
         }
 
-    def _start_logging(self, attempt: Attempt) -> None:
-        self.logger = RunLogger(self.directory, attempt.kept.get("rows", 0))
+    def _start_logging(self, attempt: Attempt, parameters: int) -> None:
+        self.logger = RunLogger(self.directory, attempt.progress.rows)
         if is_main_process():
-            write_result(self.directory, self.result)  # what it was settled to be, for a next one
-            if self.config["logger"]["wandb"]:
-                parameters = self.result["parameters"]
+            write_result(self.directory, self.result)  # the settled engine, for the next attempt
+            if self.config.logger.wandb:
                 self.logger.start_wandb(self.config, self.group, parameters, attempt.wandb)
 
     def _trainer(self, task: Task, best: Best, last: Last) -> Trainer:
         callbacks: list[Callback] = [best, last]
-        early = self.config["early_stopping"]
-        if early["patience"] is not None:
-            callbacks.append(EarlyStopping(task.monitor, mode=task.mode, **early))
+        early = self.config.early_stopping
+        if early.patience is not None:
+            callbacks.append(EarlyStopping(task.monitor, mode=task.mode, **early.to_mapping()))
         if self.prune is not None:
             callbacks.append(Prune(self.prune, task.monitor))
         if self.progress:
             callbacks.append(RichProgressBar(leave=False))
         trainer = Trainer(
-            **self.config["trainer"],
+            **self.config.trainer.to_mapping(),
             default_root_dir=self.directory,
             logger=self.logger,
             callbacks=callbacks,
@@ -282,108 +248,77 @@ class _Run:
             enable_progress_bar=self.progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,  # a task may generate an epoch's examples
-            use_distributed_sampler=False,  # tasks have their own, which repeats no example
+            reload_dataloaders_every_n_epochs=1,  # a task may generate the examples of an epoch
+            use_distributed_sampler=False,  # tasks have samplers that repeat no example
         )
         self.ranks.watch(trainer)
-        # Its handler of SIGTERM talks to the other ranks, which may be in the midst of talking.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        leave_signals_alone(trainer)
         return trainer
 
     def _progress(self) -> dict[str, Any]:
-        """What last.ckpt keeps of the run."""
+        """Return the progress that last.ckpt records (`attempts.Progress`)."""
         assert self.logger is not None
         return {"rows": self.logger.sync(), "seconds": time.perf_counter() - self.start}
 
-    def _note(self, error: BaseException, stop: Stop) -> None:
-        """Why it did not end well."""
-        said = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {said[0] if said else ''}".rstrip(": ")
-        outcome: dict[str, Any]
+    def _record(self, error: BaseException, stop: Stop) -> None:
+        """Record the status, the reason and the step of a run that did not end well."""
+        result = self.result
+        message = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {message[0] if message else ''}".rstrip(": ")
         # Lightning turns Ctrl-C into an exit.
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
-            outcome = {"status": "interrupted", "reason": CTRL_C}
+            result.status, result.reason = Status.INTERRUPTED, CTRL_C
         elif stop.asked:
-            outcome = {"status": "interrupted", "reason": SIGTERM}
+            result.status, result.reason = Status.INTERRUPTED, SIGTERM
         elif isinstance(error, PrunedError):
-            outcome = {"status": "pruned", "reason": str(error)}
+            result.status, result.reason = Status.PRUNED, str(error)
         elif isinstance(error, DivergedError):
-            outcome = {"status": "diverged", "reason": str(error), "step": error.step}
+            result.status, result.reason, result.step = Status.DIVERGED, str(error), error.step
         else:
-            elsewhere = self.ranks.outcome()
-            outcome = {"status": "failed", "reason": reason}
-            if elsewhere is not None and not elsewhere["reason"].endswith(reason):
-                outcome = elsewhere  # what another rank met is why this one could not go on
-        self.result |= outcome
+            result.status, result.reason = Status.FAILED, reason
+            outcome = self.ranks.outcome()  # another rank's failure is the cause of this one
+            if outcome is not None and not outcome.reason.endswith(reason):
+                result.status, result.reason = outcome.status, outcome.reason
+                result.step = outcome.step if outcome.step is not None else result.step
 
     def _end(self) -> None:
-        """Write the result, then have the other ranks and W&B end."""
+        """Write the result, then end the other ranks and the W&B run."""
         result = self.result
-        result["seconds"] = round(time.perf_counter() - self.start, 3)
-        if result["status"] != "done":
-            result["metrics"] = {k: v for k, v in result["metrics"].items() if k[:5] != "test/"}
-        # JSON has no NaN: a metric that is none (the loss would have been divergence) is null.
-        result["metrics"] = {
-            k: v if math.isfinite(v) else None for k, v in result["metrics"].items()
+        result.seconds = round(time.perf_counter() - self.start, 3)
+        done = result.status is Status.DONE
+        # JSON has no NaN: a metric that is not finite is null (a loss would have diverged).
+        result.metrics = {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in result.metrics.items()
+            if done or not name.startswith("test/")
         }
-        reason = f": {result['reason']}" if result["reason"] else ""
-        result["attempts"][-1]["ended"] = result["status"] + reason
-        write_result(self.directory, result)  # before W&B has its say: files are the truth
-        if result["status"] in ENDED:
+        result.attempts[-1].ended = result.outcome
+        write_result(self.directory, result)  # before W&B ends: the files are authoritative
+        if result.status in ENDED:
             free_space(self.directory)
-        self.ranks.end(well=result["status"] in ("done", "diverged"))
+        self.ranks.end(well=result.status in ENDED)
         if self.logger is not None:
             self.logger.finish(result)
 
     def _give_up(self, reason: str) -> None:
-        """Another rank died, and this one waits for it for good."""
-        self.result |= {"status": "failed", "reason": reason}
+        """Exit: another rank died, and this one would wait for it forever."""
+        self.result.status, self.result.reason = Status.FAILED, reason
         self.logger = None  # its thread hangs
         self._end()
         os._exit(1)
 
 
-def _threads(config: Mapping[str, Any]) -> int:
-    """As many as torch would take; ranks on one machine share its cores."""
-    number = ranks(config["trainer"])
-    if number == 1 or "OMP_NUM_THREADS" in os.environ:
+def _threads(config: RunConfig) -> int:
+    """Return torch's own number of threads; ranks on one machine share its cores."""
+    ranks = world_size(config.trainer)
+    if ranks == 1 or "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    return max(1, torch.get_num_threads() // number)
-
-
-def blank_result(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a run that has only begun."""
-    return {
-        "status": "running",
-        "reason": None,
-        "step": None,
-        "cell": config["cell"]["name"],
-        "task": config["task"]["name"],
-        "init": config["init"]["name"],
-        "hidden_size": config["hidden_size"],
-        "seed": config["seed"],
-        "parameters": None,
-        "metrics": {},
-        "monitor": None,
-        "mode": None,
-        "seconds": None,
-        "steps": None,
-        "steps_per_second": None,
-        "engine": None,
-        "identity": identity(config),
-        "setting": None,
-        "threads": None,
-        "ranks": ranks(config["trainer"]),
-        "wandb": None,
-        "attempts": [],
-        "cellzoo": cellzoo.__version__,
-        "torch": torch.__version__,
-    }
+    return max(1, torch.get_num_threads() // ranks)
 
 
 @contextmanager
-def _library_talk_into(path: Path | None) -> Iterator[None]:
-    """Send what the libraries log and warn about to a file; without one, nowhere."""
+def _library_messages_into(path: Path | None) -> Iterator[None]:
+    """Write the libraries' log messages and warnings to a file; None drops them."""
     handler = logging.FileHandler(path) if path else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
@@ -395,7 +330,7 @@ def _library_talk_into(path: Path | None) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            # Tasks begin an epoch where a run goes on; Lightning cannot know.
+            # Tasks resume within an epoch, which Lightning cannot know.
             warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
             yield
     finally:

@@ -1,5 +1,5 @@
-"""Many runs: what is asked for (plan), what runs it (launchers), and how it stands (status).
+"""Many runs: their plan, the launchers that run them, and their status.
 
-A launcher takes jobs from an iterator, one whenever it has room, and yields their outcomes; the
-iterator composes a job only when it is taken. See `launcher`.
+A launcher takes jobs from an iterator, one whenever a slot is free, and yields their outcomes. The
+iterator composes a job when it is taken. See `launchers.base`.
 """

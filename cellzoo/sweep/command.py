@@ -1,51 +1,49 @@
-"""`cellzoo sweep`: from a command line to many runs, and how they stand."""
+"""`cellzoo sweep`: from a command line to many runs."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from cellzoo.config.compose import (
-    ConfigError,
-    check_overrides,
-    explain,
-    resolved,
-    run_path,
-    store_choices,
-)
+from cellzoo.config import schema
+from cellzoo.config.checks import ConfigError, check_overrides, explain
+from cellzoo.config.compose import Composer, composed, composer, resolved, store_choices
+from cellzoo.config.identity import run_path
 from cellzoo.run.budget import apply_budget
+from cellzoo.run.build import check
 from cellzoo.run.command import hydra_app, split
-from cellzoo.run.directory import ENDED, read_result, status
-from cellzoo.run.train import check
+from cellzoo.run.directory import read_result, status
+from cellzoo.run.result import ENDED, RunResult, Status
 from cellzoo.sweep.launchers.base import Launcher, launcher_class
 from cellzoo.sweep.launchers.job import Job
-from cellzoo.sweep.plans.grid import Composer, Plan, composer
-from cellzoo.sweep.plans.optuna import OptunaSearch
-from cellzoo.sweep.plans.random import Interval, RandomSearch
+from cellzoo.sweep.plans.base import Plan
+from cellzoo.sweep.plans.grid import GridPlan
+from cellzoo.sweep.plans.optuna import OptunaPlan
+from cellzoo.sweep.plans.random import RandomPlan
+from cellzoo.sweep.plans.search import Interval
 from cellzoo.sweep.progress import Progress
 from cellzoo.sweep.record import Record, open_record
-from cellzoo.sweep.settle import Settler
-from cellzoo.sweep.status import show as show_standing
+from cellzoo.sweep.settle import EngineSettler
+from cellzoo.sweep.status import show
+from cellzoo.system.signals import handling
 
 console = Console(highlight=False)
 
 
-def many(arguments: list[str], debug: bool) -> int:
-    """`cellzoo sweep`: every combination of the values given by commas.
+def sweep_command(arguments: list[str], debug: bool) -> int:
+    """Run `cellzoo sweep`, and return 0 if all jobs are done, else 1.
 
-    A job that diverges or fails is recorded as such and does not stop the others; one that is
-    done already is not run again. Returns 0 if all are done, else 1.
+    A job that diverges or fails is recorded and does not stop the others. A finished run is not
+    run again.
     """
     retry, arguments = _take(arguments, "--retry")
     if retry not in (None, "failed"):
@@ -58,8 +56,8 @@ def many(arguments: list[str], debug: bool) -> int:
     with composer(extra) as compose:
         if not flags:
             return Sweep(compose, overrides, retry is not None).run()
-        first = next(compose.plan(overrides)[0].jobs())
-    hydra_app(lambda config: None, [*first, *flags])  # help, and the like
+        axes, _ = compose.read(overrides)
+    hydra_app(lambda config: None, [*next(GridPlan(axes).jobs()), *flags])  # --help and the like
     return 0
 
 
@@ -67,67 +65,68 @@ class Sweep:
     """One `cellzoo sweep`.
 
     Args:
-        composer: makes its configs.
+        composer: composes the configs.
         overrides: of the command line.
-        retry: whether runs that failed are run again.
+        retry: whether failed runs are run again.
 
     Raises:
-        ConfigError: an override that makes no sense, or a value of one.
+        ConfigError: an override is invalid.
     """
 
     def __init__(self, composer: Composer, overrides: list[str], retry: bool) -> None:
         self.composer, self.overrides, self.retry = composer, overrides, retry
-        grid, intervals = composer.plan(overrides)
+        axes, intervals = composer.read(overrides)
+        grid = GridPlan(axes)
         _refuse_sweep_wide(grid, intervals)
-        composed: Any = OmegaConf.to_container(self._composed(next(grid.jobs())))
-        self.settings = composed["launcher"]
-        self.directory = Path("runs") / composed["name"]
-        self.plan = self._plan(grid, intervals, composed["search"])
+        first = self._composed(next(grid.jobs()))
+        self.settings = composed(first)
+        self.directory = Path("runs") / str(self.settings.name)
+        self.plan = self._plan(grid, intervals, self.settings.search)
         self.first = self._config(next(self.plan.probes()))
-        self._asked: dict[Path, list[int]] = {}  # jobs by run; a search may draw one twice
+        self._jobs_of: dict[Path, list[int]] = {}  # several, if a search draws a run twice
 
-    def _plan(
-        self, grid: Plan, intervals: Sequence[Override], settings: Mapping[str, Any]
-    ) -> Plan | RandomSearch:
-        """The plan that `search` makes of a grid and intervals.
+    def _plan(self, grid: GridPlan, intervals: list[Override], search: schema.Search) -> Plan:
+        """Return the plan of `search` for a grid and intervals.
 
         Raises:
             ConfigError: a search without an interval, or an interval without a search.
         """
-        name = settings["name"]
-        if name == "grid":
+        if not isinstance(search, schema.Random):
             if intervals:
                 line = intervals[0].input_line
                 raise ConfigError(f"{line}: a grid has no intervals: say search=random, or optuna")
             return grid
         if not intervals:
             raise ConfigError(
-                f"search={name} wants an interval to search: "
+                f"search={search.name} requires an interval to search: "
                 "'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
             )
-        found = [Interval.of(each) for each in intervals]
-        if name == "random":
-            return RandomSearch(grid, found, settings, self._config)
-        return OptunaSearch(grid, found, settings, self._config, self.directory)
+        searched = [Interval.of(interval) for interval in intervals]
+        if isinstance(search, schema.Optuna):
+            return OptunaPlan(grid, searched, search, self._config, self.directory)
+        return RandomPlan(grid, searched, search, self._config)
 
     def run(self) -> int:
-        """Run what is not done. Returns 0 if all jobs are done, else 1."""
-        launch = launcher_class(self.settings["name"])
-        with _interrupted_by_signals(), closing(launch(self.settings, self.first["trainer"])) as it:
-            probes = [self._config(each) for each in self.plan.probes()]
-            _check_one(probes)
+        """Run the jobs that are not finished. Return 0 if all jobs are done, else 1."""
+        settings = self.settings.launcher
+        launcher = launcher_class(settings.name)(settings, self.first.trainer)
+        # The signals that end a session or a batch job end a sweep as Ctrl-C does.
+        signals = (signal.SIGTERM, signal.SIGHUP)
+        with handling(signals, signal.default_int_handler), closing(launcher):
+            probes = [self._config(overrides) for overrides in self.plan.probes()]
+            _check_any(probes)
             with open_record(self.directory) as record:
-                it.start(record.keep_plugins())
-                probes = [record.with_kept_plugins(each) for each in probes]
-                return self._launch(it, record, probes)
+                launcher.start(record.keep_plugins())
+                probes = [record.with_kept_plugins(config) for config in probes]
+                return self._launch(launcher, record, probes)
 
-    def _launch(self, launcher: Launcher, record: Record, probes: list[dict[str, Any]]) -> int:
+    def _launch(self, launcher: Launcher, record: Record, probes: list[schema.RunConfig]) -> int:
         with Progress(console, self.plan.total, launcher.slots) as progress:
             for line in record.begin(self.overrides, self.plan.total):
                 progress.note(line)
-            settler = Settler(progress.note)
-            for each in probes:
-                settler.engine(each, self._directory(each))  # compiles every cell that never was
+            settler = EngineSettler(progress.note)
+            for config in probes:  # compiles every cell that was never compiled
+                settler.engine(config, self._directory(config))
             description = launcher.describe()
             progress.note(description)
             record.add(slots=launcher.slots, launcher=description)
@@ -140,46 +139,45 @@ class Sweep:
         console.print(f"compare them: cellzoo compare {escape(str(self.directory))}")
         return 0 if progress.all_done else 1
 
-    def _jobs(self, record: Record, settler: Settler, progress: Progress) -> Iterator[Job]:
-        """The jobs that there is something to do for, each composed when it is asked for."""
+    def _jobs(self, record: Record, settler: EngineSettler, progress: Progress) -> Iterator[Job]:
+        """Yield the jobs that are not finished; each is composed when it is taken."""
         seen: dict[Path, int] = {}
         for number, overrides in enumerate(self.plan.jobs(), 1):
-            said = self.plan.said(overrides)
+            label = self.plan.label(overrides)
             config = record.with_kept_plugins(self._config(overrides))
             directory = self._directory(config)
-            run = str(directory.relative_to(self.directory))
-            if line := record.plan(number, run, said):
+            if line := record.plan(number, str(directory.relative_to(self.directory)), label):
                 progress.note(line)
-            self._asked.setdefault(directory, []).append(number)
+            self._jobs_of.setdefault(directory, []).append(number)
+            result = read_result(directory) if status(directory) in self._finished else None
             if directory in seen:
-                progress.same(said, seen[directory])
-                if status(directory) in self._ended:
-                    self.plan.tell(number, read_result(directory) or {})
+                progress.same(label, seen[directory])
+                if result is not None:
+                    self.plan.tell(number, result)
                 continue
             seen[directory] = number
-            if status(directory) in self._ended:
-                result = read_result(directory) or {}
+            if result is not None:
                 progress.ended_before(result)
                 self._tell(directory, result)
                 continue
             progress.started()
             engine = settler.engine(config, directory)
             trial = self.plan.trial(number)
-            yield Job(number, said, config, directory, self.directory, engine, trial)
+            yield Job(label, config, directory, self.directory, engine, trial)
 
     @property
-    def _ended(self) -> set[str]:
-        """The statuses of runs that there is nothing to do for."""
-        again = () if self.retry else ("failed",)
-        return {*ENDED, *again, *(("pruned",) if self.plan.prunes else ())}
+    def _finished(self) -> set[Status]:
+        """Return the statuses of runs that are not run again."""
+        failed = () if self.retry else (Status.FAILED,)
+        return {*ENDED, *failed, *((Status.PRUNED,) if self.plan.prunes else ())}
 
-    def _tell(self, directory: Path, result: Mapping[str, Any]) -> None:
-        """Let the plan know how a run ended."""
-        if result["status"] in (*ENDED, "failed", "pruned"):
-            for number in self._asked[directory]:
+    def _tell(self, directory: Path, result: RunResult) -> None:
+        """Pass the result of a run to the plan."""
+        if result.status in (*ENDED, Status.FAILED, Status.PRUNED):
+            for number in self._jobs_of[directory]:
                 self.plan.tell(number, result)
 
-    def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
+    def _config(self, overrides: Sequence[str]) -> schema.RunConfig:
         return apply_budget(resolved(self._composed(overrides)))
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
@@ -188,27 +186,27 @@ class Sweep:
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, self.composer.keys(overrides))) from error
 
-    def _directory(self, config: Mapping[str, Any]) -> Path:
+    def _directory(self, config: schema.RunConfig) -> Path:
         return self.directory / run_path(config)
 
 
-def _refuse_sweep_wide(plan: Plan, intervals: Sequence[Override]) -> None:
-    """Refuse several values, or Hydra's own, for what is one for the whole sweep."""
-    several = {axis[0].split("=")[0]: len(axis) > 1 for axis in plan.axes}
-    several |= {each.get_key_element(): True for each in intervals}
-    for key, many in several.items():
+def _refuse_sweep_wide(grid: GridPlan, intervals: Sequence[Override]) -> None:
+    """Refuse several values of a setting of the whole sweep, and Hydra's own settings."""
+    swept = {axis[0].split("=")[0]: len(axis) > 1 for axis in grid.axes}
+    swept |= {interval.get_key_element(): True for interval in intervals}
+    for key, several in swept.items():
         group = key.lstrip("+~").split(".")[0].split("/")[0]
         if group == "hydra":
             raise ConfigError(f"{key}: a sweep lies in runs/<name> and has launchers of its own")
-        if many and group in ("launcher", "search", "name"):
+        if several and group in ("launcher", "search", "name"):
             raise ConfigError(f"{key} is one for the whole sweep, not several")
 
 
-def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a sweep whose jobs are all wrong; where some are, they fail and the others run.
+def _check_any(configs: Sequence[schema.RunConfig]) -> None:
+    """Refuse a sweep whose jobs are all invalid; some invalid jobs fail, and the others run.
 
     Raises:
-        what `train.check` does.
+        Exception, SystemExit: the first one of `build.check`.
     """
     first: BaseException | None = None
     for config in configs:
@@ -223,7 +221,7 @@ def _check_one(configs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """A flag's value, if it is given, and the other arguments.
+    """Return the value of a flag, if there is one, and the other arguments.
 
     Raises:
         ConfigError: a flag without its value.
@@ -234,32 +232,17 @@ def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
             return rest.pop(place).split("=", 1)[1], rest
         if argument == flag:
             if place + 1 == len(arguments):
-                raise ConfigError(f"{flag} wants a value")
+                raise ConfigError(f"{flag} requires a value")
             value = rest.pop(place + 1)
             rest.pop(place)
             return value, rest
     return None, rest
 
 
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Have what ends a session or a batch job end a sweep as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(each, signal.default_int_handler) for each in signals]
-    try:
-        yield
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
-
-
-def show(arguments: list[str]) -> int:
-    """`cellzoo sweep --status runs/NAME`."""
+def status_command(arguments: list[str]) -> int:
+    """Run `cellzoo sweep --status runs/NAME`."""
     directory, rest = _take(arguments, "--status")
     if rest:
         raise ConfigError(f"--status takes a sweep's directory and nothing else, not {rest[0]!r}")
-    show_standing(Path(str(directory)))
+    show(Path(str(directory)))
     return 0

@@ -1,10 +1,10 @@
-"""A sweep's own files, in its directory beside its runs.
+"""The files of a sweep, beside its runs.
 
-sweep.yaml          what was asked for, each time
-planned.csv         the jobs that the last command has come to: number, run, overrides
-attempts.csv        every attempt at a job: slot, times, how it ended
-jobs/               each job's order, and what its process printed
-plugins/            the source that the sweep runs with, whatever becomes of the original
+sweep.yaml          the commands of the sweep, the last one last
+planned.csv         the jobs that the last command has reached: number, run, overrides
+attempts.csv        every attempt at a job that ended: slot, times, end
+jobs/               the order of each job, and the output of its processes
+plugins/            copies of the plugins' source, from which the sweep runs
 .lock               held by the sweep's process
 """
 
@@ -13,21 +13,20 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cellzoo.names.plugins import VARIABLE, code_hash
+from cellzoo.config.schema import Plugin, RunConfig
+from cellzoo.names.plugins import VARIABLE, code_hash, listed_plugins
 from cellzoo.run.directory import RunError
 from cellzoo.system.files import write_whole
 from cellzoo.system.locks import hold
-
-PLANNED = ("number", "run", "overrides")
 
 
 @dataclass
@@ -35,25 +34,20 @@ class Record:
     """The files of a sweep.
 
     Attributes:
-        directory: the sweep's.
-        copies: the sources that are kept, by the files that they were copied from.
+        directory: of the sweep.
+        copies: the copies of the plugins' source, by the original files.
     """
 
     directory: Path
     copies: dict[Path, Path] = field(default_factory=dict)
 
-    @property
-    def jobs(self) -> Path:
-        """The folder of orders and logs."""
-        return self.directory / "jobs"
-
     def keep_plugins(self) -> dict[str, str]:
-        """Copy the source of the plugins that are files; returns the environment that names them.
+        """Copy the plugins that are files, and return the environment that names the copies.
 
-        A cell that is edited while the sweep runs changes nothing in it.
+        A plugin that is edited while the sweep runs does not change the sweep.
         """
         plugins = []
-        for plugin in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        for plugin in listed_plugins():
             path = Path(plugin)
             if path.is_file():
                 copy = self.directory / "plugins" / code_hash(path)[:8] / path.name
@@ -64,30 +58,30 @@ class Record:
             plugins.append(plugin)
         return {VARIABLE: os.pathsep.join(plugins)} if plugins else {}
 
-    def with_kept_plugins(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config whose plugins are the sweep's copies, whatever the originals are by now."""
-        plugins = dict(config["plugins"])
-        for kind, plugin in plugins.items():
-            if copy := self.copies.get(Path(plugin["file"])):
-                plugins[kind] = {"file": str(copy), "sha256": code_hash(copy)}
-        return {**config, "plugins": plugins}
+    def with_kept_plugins(self, config: RunConfig) -> RunConfig:
+        """Return a config whose plugins are the sweep's copies."""
+        kept = {
+            kind: Plugin(str(copy), code_hash(copy))
+            for kind, plugin in config.plugins.items()
+            if (copy := self.copies.get(Path(plugin.file)))
+        }
+        return replace(config, plugins={**config.plugins, **kept})
 
     def begin(self, overrides: list[str], jobs: int) -> list[str]:
-        """Add a command to sweep.yaml.
-
-        Returns:
-            What it asks differently than the one before, in lines.
-        """
+        """Add a command to sweep.yaml, and return its differences from the last one, in lines."""
         commands = read_commands(self.directory)
-        plugins = {str(path): code_hash(copy) for path, copy in self.copies.items()}
-        overrides = [each for each in overrides if not each.startswith("launcher")]
-        command = {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": overrides, "jobs": jobs}
-        command["plugins"] = plugins
+        command = {
+            "at": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "overrides": [text for text in overrides if not text.startswith("launcher")],
+            "jobs": jobs,
+            "plugins": {str(path): code_hash(copy) for path, copy in self.copies.items()},
+        }
         self._write([*commands, command])
         self._first_before = next((row["run"] for row in read_planned(self.directory)), None)
-        write_whole(self.directory / "planned.csv", lambda path: _write_row(path, PLANNED))
-        self._same_command = bool(commands) and (
-            commands[-1]["overrides"] == overrides and commands[-1]["plugins"] == plugins
+        columns = ("number", "run", "overrides")
+        write_whole(self.directory / "planned.csv", lambda path: _write_row(path, columns))
+        self._same_command = bool(commands) and all(
+            commands[-1][key] == command[key] for key in ("overrides", "plugins")
         )
         return _differences(commands[-1], command) if commands else []
 
@@ -96,11 +90,11 @@ class Record:
         *earlier, command = read_commands(self.directory)
         self._write([*earlier, {**command, **facts}])
 
-    def plan(self, number: int, run: str, overrides: str) -> str | None:
-        """Add a job to planned.csv. Returns what is to be said of it, if anything."""
-        _write_row(self.directory / "planned.csv", (number, run, overrides))
+    def plan(self, number: int, run: str, label: str) -> str | None:
+        """Add a job to planned.csv, and return a line to print, if there is one."""
+        _write_row(self.directory / "planned.csv", (number, run, label))
         if number == 1 and self._same_command and self._first_before not in (None, run):
-            return "the configuration is not what it was: these are new runs, beside the earlier"
+            return "the configuration has changed: these are new runs, beside the earlier ones"
         return None
 
     def _write(self, commands: list[dict[str, Any]]) -> None:
@@ -110,11 +104,11 @@ class Record:
 
 @contextmanager
 def open_record(directory: Path) -> Iterator[Record]:
-    """The record of a sweep that this process alone may write to.
+    """Yield the record of a sweep, which this process alone may write.
 
     Raises:
         LockedError: another sweep runs in the directory.
-        RunError: it holds a single run.
+        RunError: the directory holds a single run.
     """
     if (directory / "config.yaml").exists():
         raise RunError(f"{directory} holds a single run: choose another name=")
@@ -123,14 +117,14 @@ def open_record(directory: Path) -> Iterator[Record]:
 
 
 def read_commands(directory: Path) -> list[dict[str, Any]]:
-    """The commands that a sweep was asked for by, the last one last.
+    """Return the commands of a sweep, the last one last.
 
     Raises:
         RunError: sweep.yaml cannot be read.
     """
     path = directory / "sweep.yaml"
     try:
-        return yaml.safe_load(path.read_text())["commands"]
+        return list(yaml.safe_load(path.read_text())["commands"])
     except FileNotFoundError:
         return []
     except (yaml.YAMLError, TypeError, KeyError) as error:
@@ -138,44 +132,44 @@ def read_commands(directory: Path) -> list[dict[str, Any]]:
 
 
 def read_planned(directory: Path) -> list[dict[str, str]]:
-    """The jobs that the last command has come to."""
+    """Return the jobs that the last command has reached."""
     return _rows(directory / "planned.csv")
 
 
 def read_attempts(directory: Path) -> list[dict[str, str]]:
-    """Every attempt at a job that ended."""
+    """Return every attempt at a job that ended."""
     return _rows(directory / "attempts.csv")
 
 
 def log_attempt(
-    directory: Path, run: str, attempt: int, slot: int, started: float, how: str
+    directory: Path, run: str, attempt: int, slot: int, started: float, end: str
 ) -> None:
     """Add an attempt that ended just now to attempts.csv."""
     path = directory / "attempts.csv"
     if not path.exists():
         _write_row(path, ("run", "attempt", "slot", "started", "ended", "how"))
-    _write_row(path, (run, attempt, slot, f"{started:.3f}", f"{time.time():.3f}", how))
+    _write_row(path, (run, attempt, slot, f"{started:.3f}", f"{time.time():.3f}", end))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a CSV file; a sweep that was killed may have left half of one."""
+    """Return the complete rows of a CSV file; a killed sweep may have left half of one."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
-def _write_row(path: Path, row: tuple[Any, ...]) -> None:
+def _write_row(path: Path, row: Sequence[Any]) -> None:
     with path.open("a", newline="") as file:
         csv.writer(file).writerow(row)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    said = []
+    lines = []
     for path, code in now["plugins"].items():
         if before["plugins"].get(path, code) != code:
-            said.append(f"{Path(path).name} was edited: its runs are new ones, beside the earlier")
+            lines.append(f"{Path(path).name} was edited: its runs are new ones, beside the earlier")
     if before["overrides"] != now["overrides"]:
-        words = " ".join(before["overrides"])
-        said.append(f"asked for before with {words}: what differs is run beside what is there")
-    return said
+        overrides = " ".join(before["overrides"])
+        lines.append(f"the last command had other overrides ({overrides}): its runs are kept")
+    return lines

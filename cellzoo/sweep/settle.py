@@ -1,26 +1,26 @@
-"""What engine=auto is for a sweep's jobs, settled before they run."""
+"""The engine that "auto" stands for in each job, settled before the job runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from cellzoo.config.schema import RunConfig
+from cellzoo.run.build import settle_engine
 from cellzoo.run.directory import read_result
-from cellzoo.run.train import settle_engine
 
-# What a choice of engine does not depend on.
+# Keys that the choice of an engine does not depend on.
 IRRELEVANT = (
     "name", "seed", "init", "optimizer", "scheduler", "early_stopping", "logger", "wandb",
 )  # fmt: skip
 
 
-class Settler:
-    """Settles each combination of what an engine's choice depends on once.
+class EngineSettler:
+    """Settles the engine once for all configs that differ in irrelevant keys alone.
 
     Args:
-        note: takes a line for the user: why an engine is no faster one.
+        note: prints a line: a reason against a faster engine.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -28,22 +28,23 @@ class Settler:
         self._settled: dict[str, str | None] = {}
         self._noted: set[str] = set()
 
-    def engine(self, config: Mapping[str, Any], directory: Path) -> str | None:
-        """The engine of a run; None where its model cannot be built, which the run will say."""
+    def engine(self, config: RunConfig, directory: Path) -> str | None:
+        """Return the engine of a run; None if its model cannot be built, which the run records."""
         if read_result(directory) is not None:
-            return self._settle(config, directory)  # it may go on with the one it had
-        relevant = {key: value for key, value in config.items() if key not in IRRELEVANT}
+            return self._settle(config, directory)  # a resumed run keeps its engine
+        mapping = config.to_mapping()
+        relevant = {key: value for key, value in mapping.items() if key not in IRRELEVANT}
         key = json.dumps(relevant, sort_keys=True, default=str)
         if key not in self._settled:
             self._settled[key] = self._settle(config, directory)
         return self._settled[key]
 
-    def _settle(self, config: Mapping[str, Any], directory: Path) -> str | None:
+    def _settle(self, config: RunConfig, directory: Path) -> str | None:
         try:
-            engine, why = settle_engine(config, directory)
+            engine, reasons = settle_engine(config, directory)
         except (Exception, SystemExit):  # a cell may call sys.exit
             return None
-        for reason in why:
+        for reason in reasons:
             if reason not in self._noted:
                 self._noted.add(reason)
                 self._note(f"engine {engine}: {reason}")

@@ -1,4 +1,4 @@
-"""`cellzoo sweep --status runs/NAME`: how a sweep stands, from its files."""
+"""`cellzoo sweep --status runs/NAME`: the status of a sweep, from its files."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from cellzoo.run.directory import RunError, read_result, status
+from cellzoo.run.result import Status
+from cellzoo.sweep.progress import count_table
 from cellzoo.sweep.record import read_attempts, read_commands, read_planned
 from cellzoo.system.locks import held
 
 console = Console(highlight=False)
-COLUMNS = ("done", "running", "diverged", "pruned", "failed", "left")
+COLUMNS = (
+    Status.DONE, Status.RUNNING, Status.DIVERGED, Status.PRUNED, Status.FAILED, Status.LEFT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a sweep stands.
+    """The status of a sweep.
 
     Attributes:
-        by_cell: for each cell, how many jobs of each status; those that the sweep has not come to
-            are left and have no cell yet (None).
-        reasons: why runs failed: run, reason.
-        others: how runs of earlier commands stand, that the last one did not ask for.
-        going: whether the sweep runs now.
-        seconds: until the end, where it runs and a job was timed.
+        by_cell: the number of jobs of each status by cell, "(not yet composed)" for the jobs that
+            the sweep has not reached; an interrupted job is LEFT.
+        reasons: the reasons of failures by run.
+        others: the number of runs of each status that only earlier commands had.
+        active: whether the sweep runs now.
+        seconds: until the end, if the sweep runs and an attempt has ended.
     """
 
-    by_cell: Mapping[str | None, Counter[str]]
-    reasons: Mapping[str, str]
-    others: Counter[str]
-    going: bool
+    by_cell: dict[str, Counter[Status]]
+    reasons: dict[str, str]
+    others: Counter[Status]
+    active: bool
     seconds: float | None
 
 
 def standing(directory: Path) -> Standing:
-    """Read how a sweep stands.
+    """Return the status of a sweep.
 
     Raises:
         RunError: the directory holds no sweep.
@@ -53,62 +56,58 @@ def standing(directory: Path) -> Standing:
         raise RunError(f"{directory} holds no sweep: there is no sweep.yaml")
     command, planned = commands[-1], read_planned(directory)
     runs = {row["run"]: None for row in planned}
-    by_cell: dict[str | None, Counter[str]] = {}
+    by_cell: dict[str, Counter[Status]] = {}
     reasons: dict[str, str] = {}
     for run in runs:
-        column = _column(status(directory / run))
+        column = _column(directory / run)
         by_cell.setdefault(run.rsplit("-", 1)[0], Counter())[column] += 1
-        if column == "failed":
-            reasons[run] = str((read_result(directory / run) or {}).get("reason"))
+        if column is Status.FAILED and (result := read_result(directory / run)):
+            reasons[run] = str(result.reason)
     if unseen := command["jobs"] - len(planned):
-        by_cell[None] = Counter(left=unseen)
-    found = (str(path.parent.relative_to(directory)) for path in directory.glob("*/s*/result.json"))
-    others = Counter(_column(status(directory / run)) for run in found if run not in runs)
-    going = held(directory / ".lock")
-    together = sum(by_cell.values(), Counter())
-    seconds = _seconds_left(directory, command, together) if going else None
-    return Standing(by_cell, reasons, others, going, seconds)
+        by_cell["(not yet composed)"] = Counter({Status.LEFT: unseen})
+    paths = (path.parent for path in directory.glob("*/s*/result.json"))
+    others = Counter(_column(p) for p in paths if str(p.relative_to(directory)) not in runs)
+    active = held(directory / ".lock")
+    seconds = _seconds_left(directory, command, by_cell) if active else None
+    return Standing(by_cell, reasons, others, active, seconds)
 
 
 def show(directory: Path) -> None:
-    """Print how a sweep stands."""
+    """Print the status of a sweep."""
     now = standing(directory)
-    table = Table("cell", box=None, pad_edge=False)
-    together: Counter[str] = sum(now.by_cell.values(), Counter())
-    shown = [each for each in COLUMNS if each != "pruned" or together["pruned"]]
-    for heading in shown:
-        table.add_column(heading, justify="right")
-    for cell, counts in now.by_cell.items():
-        table.add_row(cell or "(not yet composed)", *(str(counts[each]) for each in shown))
-    table.add_row("all", *(str(together[each]) for each in shown))
-    console.print(table)
+    console.print(count_table(now.by_cell, COLUMNS))
     for run, reason in now.reasons.items():
         console.print(f"failed: {escape(run)}: {escape(reason)}", soft_wrap=True)
     if now.others:
-        said = ", ".join(f"{number} {how}" for how, number in now.others.items())
-        console.print(f"from earlier commands, beside these: {said}")
-    console.print(_outlook(now, together))
+        counts = ", ".join(f"{number} {status}" for status, number in now.others.items())
+        console.print(f"from earlier commands, beside these: {counts}")
+    console.print(_outlook(now))
 
 
-def _outlook(now: Standing, together: Counter[str]) -> str:
-    if not now.going:
-        unfinished = together["left"] + together["running"]
-        return "not running; the same command goes on" if unfinished else "not running; complete"
+def _outlook(now: Standing) -> str:
+    if not now.active:
+        unfinished = _number(now.by_cell, Status.LEFT) + _number(now.by_cell, Status.RUNNING)
+        return "not running; the same command resumes it" if unfinished else "not running; complete"
     if now.seconds is None:
-        return "running; no job has ended yet that tells how long they take"
+        return "running; the time left is unknown until a job has ended"
     return f"running; about {timedelta(seconds=round(now.seconds))} to the end"
 
 
-def _column(how: str) -> str:
-    return "left" if how == "interrupted" else how
+def _column(run: Path) -> Status:
+    recorded = status(run)
+    return Status.LEFT if recorded is Status.INTERRUPTED else recorded
+
+
+def _number(by_cell: Mapping[str, Counter[Status]], status: Status) -> int:
+    return sum(counts[status] for counts in by_cell.values())
 
 
 def _seconds_left(
-    directory: Path, command: Mapping[str, Any], together: Counter[str]
+    directory: Path, command: Mapping[str, Any], by_cell: Mapping[str, Counter[Status]]
 ) -> float | None:
-    """The mean time of the attempts so far, by slots, for what is left and half of what runs."""
-    took = [float(row["ended"]) - float(row["started"]) for row in read_attempts(directory)]
-    if not took or "slots" not in command:
+    """Return the mean time of an attempt, by slots, for the jobs left and half of the running."""
+    times = [float(row["ended"]) - float(row["started"]) for row in read_attempts(directory)]
+    if not times or "slots" not in command:
         return None
-    jobs = together["left"] + together["running"] / 2
-    return statistics.mean(took) * jobs / command["slots"]
+    jobs = _number(by_cell, Status.LEFT) + _number(by_cell, Status.RUNNING) / 2
+    return statistics.mean(times) * jobs / float(command["slots"])

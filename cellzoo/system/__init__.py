@@ -1,1 +1,1 @@
-"""What is asked of the machine: files, locks, threads, signals and ranks."""
+"""Services of the operating system: files, locks, threads, signals and ranks."""

@@ -1,4 +1,4 @@
-"""A file that one process holds at a time, and that its death lets go of, kill -9 too."""
+"""Lock files: one process holds a lock, and its death releases it, even by kill -9."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PATIENCE = 0.5  # seconds: `held` takes the lock for an instant
+PATIENCE = 0.5  # seconds to wait for the lock: `held` takes it for an instant
 
 
 class LockedError(RuntimeError):
-    """Another process holds the file; the message says which."""
+    """A lock that another process holds; the message names the process."""
 
 
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold a file. It stays there afterwards: only the system's lock on it counts.
+    """Hold a lock inside a `with` block.
+
+    The file stays on disk afterwards: only the operating system's lock on it counts.
 
     Raises:
-        LockedError: it is held, by another process or in this one.
+        LockedError: Another process holds the lock, or this one does already.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -34,7 +36,17 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def held(path: Path) -> bool:
-    """Whether somebody holds the file."""
+    """Return whether a process holds the lock.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lock = Path(folder) / "lock"
+    ...     with hold(lock):
+    ...         print(held(lock))
+    ...     print(held(lock))
+    True
+    False
+    """
     try:
         with path.open() as file:
             return not _try(file.fileno(), fcntl.LOCK_SH)
@@ -43,6 +55,7 @@ def held(path: Path) -> bool:
 
 
 def _lock(descriptor: int, path: Path) -> None:
+    """Take an exclusive lock, waiting up to PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while not _try(descriptor, fcntl.LOCK_EX):
         if time.monotonic() > deadline:
@@ -52,6 +65,7 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def _try(descriptor: int, kind: int) -> bool:
+    """Take a lock without waiting, and return whether that succeeded."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""torch's threads, for a while."""
+"""The number of torch's threads inside a block of code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 
 @contextmanager
 def on_threads(number: int) -> Iterator[None]:
-    """torch on so many threads; as many as before afterwards."""
+    """Set the number of torch's threads inside a `with` block, and restore it afterwards.
+
+    >>> with on_threads(1):
+    ...     torch.get_num_threads()
+    1
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

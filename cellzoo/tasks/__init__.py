@@ -1,4 +1,4 @@
-"""Tasks: data, and what is asked of it."""
+"""Tasks: data, and the measures that score predictions on it."""
 
 from cellzoo.tasks.base import Task, list_tasks, register_task, tasks
 from cellzoo.tasks.data import DataError

@@ -1,4 +1,4 @@
-"""Data files: in a folder of the user's, else in a cache, else downloaded and checked."""
+"""Data files: found in the user's folder or in a cache, or downloaded, and always checked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from platformdirs import user_cache_path
 
 
 class DataError(OSError):
-    """A data file that is missing, unreadable or not the one expected; says what to put where."""
+    """A data file that is missing, unreadable or not the expected one; see the message."""
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that a task reads: where it lies below a data folder, and where it comes from."""
+    """A data file of a task.
+
+    Attributes:
+        name: The file's name.
+        folder: The file's folder below a data folder.
+        url: The address to download the file from.
+        sha256: The checksum of the contents.
+    """
 
     name: str
     folder: str
@@ -24,13 +31,16 @@ class DataFile:
     sha256: str
 
     def find(self, root: str | None) -> Path:
-        """The file's path, after its checksum was found right.
+        """Return the file's path, after its checksum was verified.
 
-        Looked for in `root`, else in CELLZOO_DATA: as `<root>/<folder>/<name>` or
-        `<root>/<name>`. Where neither is given, in the user's cache, into which it is downloaded.
+        Args:
+            root: A data folder; None: the environment variable CELLZOO_DATA. The file is searched
+                as `<root>/<folder>/<name>` and `<root>/<name>`. Without any data folder the file
+                is downloaded into the user's cache.
 
         Raises:
-            DataError: it is not there, not readable, not the expected file, or not to be had.
+            DataError: The file is missing, unreadable or not the expected one, or the download
+                failed.
         """
         root = root or os.environ.get("CELLZOO_DATA")
         if root is None:
@@ -39,33 +49,37 @@ class DataFile:
         for path in candidates:
             if path.exists():
                 return self._checked(path)
-        raise DataError(f"no {self.name} in {root}: put it at {candidates[0]}; it is {self.url}")
+        raise DataError(
+            f"no {self.name} in {root}: put it at {candidates[0]} (download it from {self.url})"
+        )
 
     def _download(self) -> Path:
+        """Return the path of the cached file, which is downloaded first if need be."""
         folder = user_cache_path("cellzoo") / self.folder
         try:
-            # Checked by sha256, and moved into place when whole.
+            # pooch verifies the sha256, and moves the file into place when it is complete.
             path = pooch.retrieve(
                 self.url, f"sha256:{self.sha256}", self.name, folder, progressbar=True
             )
         except (OSError, ValueError) as error:
-            # The libraries below tell a lost connection in many lines; a wrong checksum in one.
+            # The libraries report a lost connection in many lines, a wrong checksum in one.
             reason = type(error).__name__ if isinstance(error, OSError) else str(error)
             raise DataError(
                 f"could not download {self.url} ({reason}): put that file at "
-                f"{folder / self.name}, or at <folder>/{self.folder}/{self.name} and say "
+                f"{folder / self.name}, or at <folder>/{self.folder}/{self.name} and set "
                 f"data.root=<folder> (or CELLZOO_DATA=<folder>)"
             ) from error
         return Path(path)
 
     def _checked(self, path: Path) -> Path:
+        """Return a path after its checksum was verified."""
         try:
-            found = pooch.file_hash(str(path), alg="sha256")
+            sha256 = pooch.file_hash(str(path), alg="sha256")
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-        if found != self.sha256:
+        if sha256 != self.sha256:
             raise DataError(
-                f"{path} is not the expected file (sha256 {found[:12]}…, not "
+                f"{path} is not the expected file (sha256 {sha256[:12]}…, not "
                 f"{self.sha256[:12]}…): get it from {self.url}"
             )
         return path

@@ -1,4 +1,4 @@
-"""Real handwritten digits that any machine with scikit-learn has."""
+"""Handwritten digits, which come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from cellzoo.tasks.base import (
 
 @register_task("digits")
 class Digits(Task):
-    """The 8×8 handwritten digits of scikit-learn (UCI, Alpaydin & Kaynak 1998), read in time.
+    """Classify the 8×8 handwritten digits of scikit-learn (UCI, Alpaydin & Kaynak 1998).
 
-    As 8 steps of a row of 8 pixels, or as 64 steps of one pixel; the digit is asked for at the
-    last step. 1077 images to train on, 360 to validate, 360 to test: a fixed split, stratified.
+    An image is a sequence of 8 rows of 8 pixels, or of 64 pixels. The digit is predicted at the
+    last step. The split is fixed and stratified: 1077 images for training, 360 for validation
+    and 360 for testing.
     """
 
     output_size = 10
     monitor: ClassVar[str] = "val/accuracy"
     mode: ClassVar[Literal["min", "max"]] = "max"
-    read: str = option("rows", "what a step is", choices=("rows", "pixels"))
+    read: str = option("rows", "the content of a step", choices=("rows", "pixels"))
 
     @property
     def input_size(self) -> int:  # type: ignore[override]
-        """8 for rows, 1 for pixels."""
+        """Return 8 for rows and 1 for pixels."""
         return 8 if self.read == "rows" else 1
 
     @cached_property
@@ -55,10 +56,10 @@ class Digits(Task):
         return {split: TensorExamples(x[rows], y[rows]) for split, rows in parts.items()}
 
     def examples(self, split: Split, epoch: int) -> Examples:
-        """x (N, 8, 8) or (N, 64, 1), y (N,)."""
+        """Return x (N, 8, 8) or (N, 64, 1), and y (N,)."""
         return self._splits[split]
 
     def measure(self, prediction: Tensor, y: Tensor) -> dict[str, Measure]:
-        """loss: cross-entropy (nats); accuracy."""
+        """Return the cross-entropy in nats ("loss") and the "accuracy"."""
         loss = Measure(functional.cross_entropy(prediction, y), len(y))
         return {"loss": loss, "accuracy": accuracy(prediction, y)}

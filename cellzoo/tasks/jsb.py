@@ -1,4 +1,4 @@
-"""JSB Chorales: polyphonic music, next step."""
+"""JSB Chorales: next-step prediction of polyphonic music."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ CHORALES = DataFile(
 
 @register_task("jsb")
 class JSB(Task):
-    """J. S. Bach's chorales, next-step prediction (Boulanger-Lewandowski et al. 2012).
+    """Predict the next step of J. S. Bach's chorales (Boulanger-Lewandowski et al. 2012).
 
-    A step is a quarter note, an 88-vector of the notes that sound; 229 chorales to train on, 76
-    to validate, 77 to test. Frames 2…T are predicted, each of the 88 notes as a Bernoulli
-    variable. The loss is the negative log-likelihood in nats, summed over the 88 notes and
-    averaged over all predicted frames of the split. Chorales differ in length and are packed, so
-    no padded step is computed or counted.
+    A step is a quarter note: an 88-vector of the notes that sound. There are 229 chorales for
+    training, 76 for validation and 77 for testing. Frames 2…T are predicted, each of the 88 notes
+    as a Bernoulli variable. The loss is the negative log-likelihood in nats, summed over the 88
+    notes and averaged over all predicted frames of the split. Chorales differ in length and are
+    packed, so that no padded step is computed or counted.
     """
 
     input_size = NOTES
@@ -60,7 +60,7 @@ class JSB(Task):
                 split: [torch.as_tensor(chorale, dtype=torch.float32) for chorale in chorales]
                 for split, chorales in splits.items()
             }
-        except Exception as error:  # scipy raises many kinds for a file that is none
+        except Exception as error:  # scipy raises many kinds for an invalid file
             raise DataError(f"{path} cannot be read as JSB Chorales: {error}") from error
         return {
             split: PackedExamples([c[:-1] for c in chorales], [c[1:] for c in chorales])
@@ -68,11 +68,11 @@ class JSB(Task):
         }
 
     def examples(self, split: Split, epoch: int) -> Examples:
-        """Chorales without their last frame, and without their first as targets; (T − 1, 88)."""
+        """Return chorales (T − 1, 88): all frames but the last; as targets, all but the first."""
         return self._splits[split]
 
     def measure(self, prediction: Tensor, y: Any) -> dict[str, Measure]:
-        """loss: negative log-likelihood of a frame (nats)."""
+        """Return the negative log-likelihood of a frame in nats ("loss")."""
         frames = rows(y)
         nats = functional.binary_cross_entropy_with_logits(prediction, frames, reduction="sum")
         return {"loss": Measure(nats / len(frames), len(frames))}

@@ -1,4 +1,4 @@
-"""Generated tasks that ask for long memory."""
+"""Generated tasks that require long memory."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ HELD_OUT = 1000
 class Adding(Task):
     """Add two marked numbers (Hochreiter & Schmidhuber 1997; as in Bai et al. 2018).
 
-    x_t is (u, m): u uniform in [0, 1], m 1 at one step of each half and 0 elsewhere. The target
-    is the sum of the two marked u, asked for at the last step. The constant 1 scores a mean
-    squared error of 1/6.
+    x_t is (u, m): u is uniform in [0, 1]; m is 1 at one step of each half and 0 elsewhere. The
+    target is the sum of the two marked u, predicted at the last step. The constant prediction 1
+    has a mean squared error of 1/6.
     """
 
     input_size = 2
     output_size = 1
     length: int = option(50, "steps")
-    train_size: int = option(3200, "new training examples an epoch")
+    train_size: int = option(3200, "new training examples per epoch")
 
     def examples(self, split: Split, epoch: int) -> Examples:
-        """New sequences every epoch; x (N, T, 2), y (N,)."""
+        """Return x (N, T, 2) and y (N,), with new training sequences in every epoch."""
         if self.length < 2:
-            raise ValueError(f"adding needs a length of at least 2, not {self.length}")
+            raise ValueError(f"task adding: length must be at least 2, not {self.length}")
         generator = self.generator(split, epoch)
         n, half = self.train_size if split == "train" else HELD_OUT, self.length // 2
         u = torch.rand(n, self.length, generator=generator)
@@ -50,29 +50,29 @@ class Adding(Task):
         return TensorExamples(torch.stack([u, marks.float()], -1), (u * marks).sum(-1))
 
     def measure(self, prediction: Tensor, y: Tensor) -> dict[str, Measure]:
-        """loss: mean squared error."""
+        """Return the mean squared error ("loss")."""
         return {"loss": Measure(functional.mse_loss(prediction.squeeze(-1), y), len(y))}
 
 
 @register_task("copy")
 class Copy(Task):
-    """Repeat ten symbols after a wait (Arjovsky et al. 2016; as in Bai et al. 2018).
+    """Repeat ten symbols after a delay (Arjovsky et al. 2016; as in Bai et al. 2018).
 
-    Ten symbols from 1..8, T − 1 zeros and eleven 9s, one-hot; the target is T + 10 zeros and then
-    the symbols. The loss is the mean cross-entropy over all T + 20 steps; without memory it is
-    10 ln 8 / (T + 20). The accuracy is that of the ten symbols.
+    The input is one-hot: ten symbols from 1..8, then T − 1 zeros, then eleven 9s. The target is
+    T + 10 zeros, then the symbols. The loss is the mean cross-entropy over all T + 20 steps;
+    without memory it is 10 ln 8 / (T + 20). The accuracy counts the ten symbols alone.
     """
 
     input_size = 10
     output_size = 9
     reads: Literal["last", "every"] = "every"
-    length: int = option(100, "T, the wait")
-    train_size: int = option(3200, "new training examples an epoch")
+    length: int = option(100, "T, the delay")
+    train_size: int = option(3200, "new training examples per epoch")
 
     symbols: ClassVar[int] = 10
 
     def examples(self, split: Split, epoch: int) -> Examples:
-        """New sequences every epoch; x (N, T + 20, 10), y (N, T + 20)."""
+        """Return x (N, T + 20, 10) and y (N, T + 20), with new training sequences every epoch."""
         n = self.train_size if split == "train" else HELD_OUT
         total = self.length + 2 * self.symbols
         symbols = torch.randint(1, 9, (n, self.symbols), generator=self.generator(split, epoch))
@@ -84,7 +84,7 @@ class Copy(Task):
         return TensorExamples(functional.one_hot(x, self.input_size).float(), y)
 
     def measure(self, prediction: Tensor, y: Tensor) -> dict[str, Measure]:
-        """loss: cross-entropy over all steps (nats); accuracy: of the ten symbols."""
+        """Return the cross-entropy over all steps in nats ("loss"), and the symbols' "accuracy"."""
         loss = functional.cross_entropy(prediction.transpose(1, 2), y)
         last = slice(-self.symbols, None)
         return {
@@ -94,5 +94,5 @@ class Copy(Task):
 
     @property
     def memoryless_loss(self) -> float:
-        """What the best predictor without memory scores."""
+        """Return the loss of the best predictor without memory."""
         return self.symbols * math.log(8) / (self.length + 2 * self.symbols)

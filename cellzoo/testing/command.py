@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellzoo.cells.registry import cells
-from cellzoo.names.plugins import announce, source_of
+from cellzoo.names.plugins import add_plugins, plugin_source
 from cellzoo.testing.subject import Subject, variants
 from cellzoo.testing.suite import Outcome, Result, all_checks, run_checks
 
@@ -66,9 +66,9 @@ def _names(argument: str) -> Iterator[str]:
             cells[name]  # an unknown name raises with the nearest name
         yield from names
         return
-    announce([argument])
+    add_plugins([argument])
     path = Path(argument).expanduser().resolve()
-    names = [name for name, cls in cells.contents().items() if source_of(cls) == path]
+    names = [name for name, cls in cells.contents().items() if plugin_source(cls) == path]
     if not names:
         raise ValueError(f"{argument} registers no cell: decorate a class by @register_cell(…)")
     yield from names

@@ -1,4 +1,4 @@
-"""Cells whose content comes from the input alone: the state acts through gates."""
+"""Cells with content from the input alone: the state acts through gates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cellzoo.names.options import option
 
 @register_cell("ran")
 class RAN(GatedCell):
-    """Recurrent additive network: a gated sum of linear projections of the inputs.
+    """A recurrent additive network: a gated sum of linear projections of the inputs.
 
         n = W_n x
         i = σ(W_i x + U_i h + b_i)      f = σ(W_f x + U_f h + b_f)
         c' = i ⊙ n + f ⊙ c              h' = φ(c'), φ tanh or the identity
 
-    The paper has no bias b_n within n; here it is one more.
+    The paper has no bias b_n in n; it is an addition here.
     """
 
     paper = "Lee, Levy, Zettlemoyer 2017, arXiv:1705.07393"
@@ -40,12 +40,12 @@ class RAN(GatedCell):
 
 @register_cell("cfn")
 class CFN(GatedCell):
-    """Chaos-free network: without input, every state decays to zero.
+    """A chaos-free network: without input, every state decays to zero.
 
         θ = σ(W_θ x + U_θ h + b_θ)      η = σ(W_η x + U_η h + b_η)
         h' = θ ⊙ tanh(h) + η ⊙ tanh(W_n x)
 
-    The gates are called theta and eta. The paper has no bias b_n; here it is one more.
+    The gates are named theta and eta. The paper has no bias b_n; it is an addition here.
     """
 
     paper = "Laurent & von Brecht 2017, arXiv:1612.06212"
@@ -64,13 +64,13 @@ class CFN(GatedCell):
 
 @register_cell("atr")
 class ATR(GatedCell):
-    """Addition-subtraction twin-gated network: both gates from one pair of projections.
+    """An addition-subtraction twin-gated network: one pair of projections makes both gates.
 
         p = W x          q = U h + b
         i = σ(p + q)     f = σ(p − q)
         h' = i ⊙ p + f ⊙ h
 
-    The bias is where the authors' code has it.
+    The bias is in q, as in the authors' code.
     """
 
     paper = "Zhang et al. 2018, arXiv:1810.12546"

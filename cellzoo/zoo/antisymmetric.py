@@ -1,4 +1,4 @@
-"""Recurrent networks as differential equations that neither grow nor decay by themselves."""
+"""Recurrent networks from differential equations that neither grow nor decay by themselves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cellzoo.names.options import option
 
 
 def diffused(weight: Tensor, amount: float) -> Tensor:
-    """weight − amount · I."""
+    """Return weight − amount · I."""
     return weight - amount * torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
 
 
 @register_cell("antisymmetric_rnn")
 class AntisymmetricRNN(GatedCell):
-    """A network whose recurrent matrix is antisymmetric, less a diffusion γ.
+    """A network with an antisymmetric recurrent matrix, minus a diffusion γ.
 
     h' = h + ε tanh((U − Uᵀ − γI) h + W x + b)
     """
@@ -43,7 +43,7 @@ class AntisymmetricRNN(GatedCell):
 
 @register_cell("gated_antisymmetric_rnn")
 class GatedAntisymmetricRNN(AntisymmetricRNN):
-    """`antisymmetric_rnn` with an input gate that shares its recurrent matrix A = U − Uᵀ − γI.
+    """An `antisymmetric_rnn` with an input gate that shares the recurrent matrix A = U − Uᵀ − γI.
 
     z = σ(A h + W_z x + b_z)
     h' = h + ε z ⊙ tanh(A h + W_n x + b_n)
@@ -57,13 +57,13 @@ class GatedAntisymmetricRNN(AntisymmetricRNN):
 
 @register_cell("lipschitz_rnn")
 class LipschitzRNN(GatedCell):
-    """A linear part and a nonlinear one, each with a matrix between symmetric and antisymmetric.
+    """A network of a linear and a nonlinear part with matrices between symmetric and antisymmetric.
 
         h' = h + ε (A h + tanh(U h + W x + b))
         A = (1 − β)(M + Mᵀ) + β (M − Mᵀ) − γI, and U likewise of a matrix of its own
 
-    β and γ are the same for both, as in the authors' experiments. For some M the linear part
-    grows, so that the states are not bounded.
+    β and γ are the same for both matrices, as in the authors' experiments. For some M the linear
+    part grows, so the states are not bounded.
     """
 
     paper = "Erichson et al. 2021, arXiv:2006.12070"
@@ -81,11 +81,11 @@ class LipschitzRNN(GatedCell):
         return {"name": "glorot", "blocks": {"weight_hh": {"name": "normal", "std": std}}}
 
     def recurrent_weights(self) -> dict[str, Tensor]:
-        made = [
+        weights = [
             diffused((1 - self.beta) * (m + m.T) + self.beta * (m - m.T), self.diffusion)
             for m in self.weight_hh.chunk(2)
         ]
-        return {"weight_hh": torch.cat(made)}
+        return {"weight_hh": torch.cat(weights)}
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
         return s.h + self.step_size * (a.m + tanh(a.n))

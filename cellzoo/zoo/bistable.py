@@ -14,12 +14,12 @@ from cellzoo.cells.registry import register_cell
 
 @register_cell("nbrc")
 class NBRC(GatedCell):
-    """Recurrently neuromodulated bistable cell: where a > 1, a unit by itself has two fixed points.
+    """A recurrently neuromodulated bistable cell: for a > 1 a unit by itself has two fixed points.
 
         c = σ(W_c x + U_c h + b_c)      a = 1 + tanh(W_a x + U_a h + b_a)
         h' = c ⊙ h + (1 − c) ⊙ tanh(W_n x + a ⊙ h)
 
-    The authors' code has no bias b_n; here it is one more.
+    The authors' code has no bias b_n; it is an addition here.
     """
 
     paper = "Vecoven, Ernst, Drion 2021, arXiv:2006.05252 (10.1371/journal.pone.0252676)"
@@ -35,7 +35,7 @@ class NBRC(GatedCell):
 
 @register_cell("brc")
 class BRC(NBRC):
-    """Bistable cell: `nbrc` whose units see no state but their own, U_c and U_a being diagonal."""
+    """A bistable cell: an `nbrc` with diagonal U_c and U_a, in which a unit sees itself alone."""
 
     gates = {
         "c": Gate(state="diagonal"),

@@ -16,13 +16,13 @@ from cellzoo.names.options import option
 
 @register_cell("clockwork_rnn")
 class ClockworkRNN(GatedCell):
-    """A network in modules, of which module i moves at every 2^i-th step only, i = 0, 1, …
+    """A network of modules, of which module i is updated at every 2^i-th step, i = 0, 1, …
 
         h'_i = tanh(Σ_{j ≥ i} U_ij h_j + W_i x + b_i)   where t mod 2^i = 0, else h_i
 
-    A module sees itself and the slower ones. The first step is t = 0, at which all move; t is a
-    state, so that the clock goes on from one call to the next. The units are dealt out to
-    `groups` modules in order, as evenly as they divide, the fastest first.
+    A module sees itself and the slower modules. The first step is t = 0, which updates all
+    modules. t is a state, so that the clock continues from one call to the next. The units are
+    divided among `groups` modules in order, as evenly as possible, the fastest module first.
     """
 
     paper = "Koutník et al. 2014, arXiv:1402.3511"
@@ -30,7 +30,7 @@ class ClockworkRNN(GatedCell):
     gates = ("n",)
     states = {"h": State(), "t": State(1, torch.long)}
     biases = ("ih",)
-    groups: int = option(4, "how many modules")
+    groups: int = option(4, "the number of modules")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)

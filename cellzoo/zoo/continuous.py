@@ -16,7 +16,7 @@ from cellzoo.names.options import option
 
 
 def _signs(*shape: str) -> Extra:
-    """A parameter that starts at ±1."""
+    """Return the declaration of a parameter that starts at ±1."""
 
     def draw(cell: Any) -> Tensor:
         return 2.0 * torch.randint(0, 2, [getattr(cell, extent) for extent in shape]) - 1
@@ -26,17 +26,17 @@ def _signs(*shape: str) -> Extra:
 
 @register_cell("ltc")
 class LTC(GatedCell):
-    """Liquid time-constant network, all neurons connected, by its fused semi-implicit solver.
+    """A liquid time-constant network of fully connected neurons, with a semi-implicit solver.
 
         S_ji(v) = s(w_ji) σ(σ_ji (v_j − μ_ji)), the synapse from j to i; likewise from inputs
         v_i ← (C_i v_i + s(g_i) E_i + Σ_j S_ji(v) e_ji + Σ_k S_ki(u) e_ki)
               / (C_i + s(g_i) + Σ_j S_ji(v) + Σ_k S_ki(u) + ε),  C_i = s(c_i) · unfolds / Δt
         u = a ⊙ x + b
 
-    with `unfolds` such substeps a step, which takes the time Δt. s is softplus: the authors keep
-    w, g and c positive by clipping them after each update instead, or so. There are no gates:
-    every synapse has a sigmoid of its own, so a step makes (B, H, H) numbers a substep, and a
-    sequence (T, B, I, H) for its inputs.
+    A step takes the time Δt and has `unfolds` such fused substeps. s is softplus; the authors keep
+    w, g and c positive by softplus or by clipping them after each update. There are no gates: every
+    synapse has a sigmoid of its own. A substep therefore computes (B, H, H) numbers, and a sequence
+    (T, B, I, H) numbers for its inputs.
     """
 
     paper = "Hasani et al. 2021, arXiv:2006.04439"
@@ -58,7 +58,7 @@ class LTC(GatedCell):
         "input_shift": Extra("input_size", init=0.0),
     }
     elapsed_time = True
-    unfolds: int = option(6, "substeps a step")
+    unfolds: int = option(6, "substeps per step")
     epsilon: float = option(1e-8, "added to the denominator")
 
     def project(self, x: Tensor) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ ACTIVATIONS = {
 
 @register_cell("cfc")
 class CfC(GatedCell):
-    """Closed-form continuous-time network: the solution of a liquid time constant, approximated.
+    """A closed-form continuous-time network, which approximates a liquid time-constant network.
 
         b = φ(W x + U h + d), through `backbone_layers` layers of `backbone_units`
         g = tanh(U_g b + d_g)      k = tanh(U_k b + d_k)
@@ -98,19 +98,19 @@ class CfC(GatedCell):
         no_gate   h' = g + t ⊙ k
         pure      h' = A − A ⊙ exp(−Δt (|w| + |n|)) ⊙ n,  n = U_g b + d_g
 
-    Without a backbone (0 layers), b is x and h themselves. The default activation is LeCun's
-    tanh, 1.7159 tanh(0.666 v).
+    Without a backbone (0 layers) the heads read x and h themselves in place of b. The default
+    activation is LeCun's tanh, 1.7159 tanh(0.666 v).
     """
 
     paper = "Hasani et al. 2022, arXiv:2106.13898"
     reference = "author's code"
-    biases = ("hh",)  # one a layer: every gate has a recurrent block
+    biases = ("hh",)  # one per layer: every gate has a recurrent block
     elapsed_time = True
     mode: str = option(
         "default", "the form of the solution", choices=("default", "pure", "no_gate")
     )
-    backbone_units: int = option(128, "width of a backbone layer")
-    backbone_layers: int = option(1, "layers of the backbone")
+    backbone_units: int = option(128, "the width of a backbone layer")
+    backbone_layers: int = option(1, "the number of layers in the backbone")
     activation: str = option("lecun_tanh", "φ", choices=tuple(ACTIVATIONS))
     paper_init = {"name": "glorot"}
 
@@ -122,13 +122,13 @@ class CfC(GatedCell):
     def gates(self) -> dict[str, Gate]:
         if self.backbone_layers == 0:
             return {head: Gate() for head in self._heads}
-        made = {"b1": Gate(width="backbone_units")}
+        gates = {"b1": Gate(width="backbone_units")}
         for number in range(2, self.backbone_layers + 1):
-            made[f"b{number}"] = Gate(
+            gates[f"b{number}"] = Gate(
                 x="none", of=f"b{number - 1}", late=True, width="backbone_units"
             )
         last = f"b{self.backbone_layers}"
-        return made | {head: Gate(x="none", of=last, late=True) for head in self._heads}
+        return gates | {head: Gate(x="none", of=last, late=True) for head in self._heads}
 
     @property
     def extra(self) -> dict[str, Extra]:
@@ -157,15 +157,15 @@ class CfC(GatedCell):
 
 @register_cell("tau_gru")
 class TauGRU(GatedCell):
-    """Gated recurrent unit with weighted feedback of the state `delay` steps ago.
+    """A gated recurrent unit with weighted feedback of the state `delay` steps ago.
 
         u = tanh(U_u h + W_u x + b_u)      z = tanh(U_z h₋ + W_z x + b_z)
         g = Δt σ(U_g h + W_g x + b_g)      a = σ(U_a h + W_a x + b_a)
         h' = (1 − g) ⊙ h + g ⊙ (β u + α a ⊙ z)
 
-    h being the state n steps after the start, h₋ is that n − `delay` steps after it; 0 before.
-    The state `history` holds those between, the oldest first. Published code lets x be delayed
-    too, in z and a; in the equations only h is.
+    If h is the state n steps after the start, h₋ is the state n − `delay` steps after the start,
+    and 0 before the start. The state `history` holds the states between, the oldest first.
+    Published code delays x too, in z and a; the equations delay h alone.
     """
 
     paper = "Erichson et al. 2025, arXiv:2212.00228"
@@ -174,7 +174,7 @@ class TauGRU(GatedCell):
     keep = {"g": -1}
     paper_init = {"name": "torch"}
     states = {"h": State(), "history": State("history_size")}
-    delay: int = option(10, "steps of the delay, at least 1")
+    delay: int = option(10, "the delay in steps, at least 1")
     time_step: float = option(1.0, "Δt")
     alpha: float = option(1.0, "α")
     beta: float = option(1.0, "β")

@@ -15,7 +15,7 @@ from cellzoo.names.options import option
 
 @register_cell("elman")
 class Elman(GatedCell):
-    """The simple recurrent network, as torch.nn.RNN: h' = φ(W x + U h + b), φ tanh or relu."""
+    """A simple recurrent network, equal to torch.nn.RNN: h' = φ(W x + U h + b), φ tanh or relu."""
 
     paper = "Elman 1990 (10.1207/s15516709cog1402_1)"
     reference = "memory"

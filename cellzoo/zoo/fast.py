@@ -14,14 +14,14 @@ from cellzoo.names.options import option
 
 
 class LowRank(GatedCell):
-    """One gate n, whose recurrent matrix may be a product of two thin ones, U = U_1 U_2."""
+    """A cell of one gate n with an optional low-rank recurrent matrix, U = U_1 U_2."""
 
     gates = ("n",)
     extra: ClassVar[Any] = {
         "weight_hh_1": Extra("hidden_size", "rank"),
         "weight_hh_2": Extra("rank", "hidden_size"),
     }
-    rank: int = option(0, "rank of U; 0: U is one full matrix")
+    rank: int = option(0, "the rank of U; 0: U is one full matrix")
 
     @property
     def derived(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -35,13 +35,13 @@ class LowRank(GatedCell):
 
 @register_cell("fastrnn")
 class FastRNN(LowRank):
-    """FastRNN: a simple recurrent network with a weighted residual connection.
+    """A FastRNN: a simple recurrent network with a weighted residual connection.
 
         n = tanh(W x + U h + b)
         h' = σ(α) n + σ(β) h
 
-    α and β are scalars; that they go through σ, and start at −3 and 3, is the authors' code.
-    `init="paper"` is that code's too: weights N(0, 0.1²), biases 1.
+    α and β are scalars. The σ and the initial values −3 and 3 are those of the authors' code, and
+    so is `init="paper"`: weights from N(0, 0.1²), biases 1.
     """
 
     paper = "Kusupati et al. 2018, arXiv:1901.02358"
@@ -60,13 +60,13 @@ class FastRNN(LowRank):
 
 @register_cell("fastgrnn")
 class FastGRNN(LowRank):
-    """FastGRNN: gate and content share both matrices and differ by their biases.
+    """A FastGRNN: gate and content share both matrices and differ by their biases.
 
         z = σ(W x + U h + b_z)      n = tanh(W x + U h + b_n)
         h' = (σ(ζ) (1 − z) + σ(ν)) ⊙ n + z ⊙ h
 
-    ζ and ν are scalars; that they go through σ, and start at 1 and −4, is the authors' code, and
-    so are biases of 1. `init="paper"`: weights N(0, 0.1²), as there.
+    ζ and ν are scalars. The σ, the initial values 1 and −4, and the biases of 1 are those of the
+    authors' code, and so is `init="paper"`: weights from N(0, 0.1²).
     """
 
     paper = "Kusupati et al. 2018, arXiv:1901.02358"

@@ -1,4 +1,4 @@
-"""What cells share whose papers want the input as wide as the state."""
+"""The base class of cells with papers that require an input as wide as the state."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from cellzoo.cells.declare import Extra
 
 
 class FittedInput(GatedCell):
-    """A cell that takes the input x itself into the state: where I ≠ H, P x in its place."""
+    """A cell that adds the input x itself to the state, or P x where I ≠ H; P is `weight_fit`."""
 
     extra: ClassVar[Any] = {"weight_fit": Extra("fitted_size", "input_size")}
 
     @property
     def fitted_size(self) -> int:
-        """P's rows: 0, so that there is no P, where the input is as wide as the state."""
+        """Return the number of rows of P: 0, so that there is no P, where I = H."""
         return 0 if self.input_size == self.hidden_size else self.hidden_size
 
     def fitted(self, x: Tensor) -> Tensor:
-        """x or P x, (…, H), for `project`."""
+        """Return x or P x, (…, H), for use in `project`."""
         if self.weight_fit is None:
             return x
         return linear(x, self.weight_fit).to(self.weight_fit.dtype)

@@ -1,4 +1,4 @@
-"""Gated recurrent units and their nearest relatives, which change or drop a gate of theirs."""
+"""Gated recurrent units, and cells that change or drop one of their gates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cellzoo.names.options import option
 
 @register_cell("gru")
 class GRU(GatedCell):
-    """Gated recurrent unit with the reset after the product, as torch.nn.GRU.
+    """A gated recurrent unit with the reset after the product, equal to torch.nn.GRU.
 
         r = σ(W_r x + U_r h + b_r)      z = σ(W_z x + U_z h + b_z)
         n = tanh(W_n x + b_n + r ⊙ (U_n h + d_n))
         h' = (1 − z) ⊙ n + z ⊙ h
 
-    The other order, reset before the product, is `gru_v1`.
+    In `gru_v1` the reset comes before the product.
     """
 
     paper = "Cho et al. 2014, arXiv:1406.1078, reset after the product as in cuDNN"
@@ -38,7 +38,7 @@ class GRU(GatedCell):
 
 @register_cell("gru_v1")
 class GRUv1(GatedCell):
-    """Gated recurrent unit with the reset before the product, as published (arXiv's version 3).
+    """A gated recurrent unit with the reset before the product, as in version 3 on arXiv.
 
     r = σ(W_r x + U_r h + b_r)      z = σ(W_z x + U_z h + b_z)
     n = tanh(W_n x + U_n (r ⊙ h) + b_n)
@@ -58,14 +58,14 @@ class GRUv1(GatedCell):
 
 @register_cell("gru1")
 class GRU1(GatedCell):
-    """`gru_v1` whose gates do not see the input, the first of three reductions.
+    """A `gru_v1` with gates that do not see the input, the first of three reductions.
 
         r = σ(U_r h + b_r)      z = σ(U_z h + b_z)
         n = tanh(W_n x + U_n (r ⊙ h) + b_n)
         h' = (1 − z) ⊙ h + z ⊙ n
 
-    `gru2` leaves out the gates' biases too; `gru3` leaves them nothing else. As in the paper,
-    and unlike in `gru`, a large z overwrites.
+    `gru2` drops the gates' biases too. `gru3` drops everything but the gates' biases. As in the
+    paper, and unlike in `gru`, a large z overwrites.
     """
 
     paper = "Dey & Salem 2017, arXiv:1701.05923"
@@ -75,7 +75,7 @@ class GRU1(GatedCell):
     keep = {"z": -1}
 
     def gate(self, a: PreActivations, name: str) -> Tensor:
-        """The gate of that name."""
+        """Return the gate with that name."""
         return sigmoid(getattr(a, name))
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
@@ -86,14 +86,14 @@ class GRU1(GatedCell):
 
 @register_cell("gru2")
 class GRU2(GRU1):
-    """`gru1` whose gates have no bias: r = σ(U_r h), z = σ(U_z h)."""
+    """A `gru1` with gates without biases: r = σ(U_r h), z = σ(U_z h)."""
 
-    biases = ("ih",)  # of n alone: the gates have no rows from x
+    biases = ("ih",)  # for n alone: the gates have no rows from x
 
 
 @register_cell("gru3")
 class GRU3(GRU1):
-    """`gru1` whose gates are learned constants: r = σ(b_r), z = σ(b_z)."""
+    """A `gru1` with learned constants for gates: r = σ(b_r), z = σ(b_z)."""
 
     gates = {"n": Gate(late=True)}
     extra = {"bias_r": Extra("hidden_size"), "bias_z": Extra("hidden_size")}
@@ -106,7 +106,7 @@ class GRU3(GRU1):
 
 @register_cell("miru1")
 class MiRU1(GatedCell):
-    """Minion recurrent unit with a reset gate; the update gate is a coefficient λ.
+    """A minion recurrent unit with a reset gate, and a coefficient λ for an update gate.
 
     r = σ(W_r x + U_r h + b_r)
     n = tanh(W_n x + U_n (r ⊙ h) + b_n)
@@ -126,7 +126,7 @@ class MiRU1(GatedCell):
 
 @register_cell("miru2")
 class MiRU2(GatedCell):
-    """Minion recurrent unit without gates: both are coefficients, β for reset and λ for update.
+    """A minion recurrent unit without gates: β replaces the reset gate, λ the update gate.
 
     n = tanh(W_n x + U_n (β h) + b_n)
     h' = λ h + (1 − λ) n

@@ -17,32 +17,32 @@ from cellzoo.zoo.fitted import FittedInput
 
 @register_cell("rhn")
 class RHN(GatedCell):
-    """Recurrent highway network: each step is `depth` highway layers, the first of which sees x.
+    """A recurrent highway network: a step is `depth` highway layers, and the first layer sees x.
 
         s_0 = h;  for l = 1 … depth:
         n = tanh(W_n x [l = 1] + U_n,l s_{l−1} + b_n,l)
         t = σ(W_t x [l = 1] + U_t,l s_{l−1} + b_t,l)
         s_l = n ⊙ t + s_{l−1} ⊙ (1 − t);  h' = s_depth
 
-    The gates are called n1, t1, n2, … . With `coupled=False` there is a carry gate
-    c = σ(W_c x [l = 1] + U_c,l s_{l−1} + b_c,l) in place of 1 − t. `init="paper"` starts the
-    transform gates' biases at −2.
+    The gates are named n1, t1, n2, … . With `coupled=False` a carry gate
+    c = σ(W_c x [l = 1] + U_c,l s_{l−1} + b_c,l) replaces 1 − t. `init="paper"` sets the biases of
+    the transform gates to −2.
     """
 
     paper = "Zilly et al. 2017, arXiv:1607.03474"
     reference = "author's code"
     biases = ("hh",)
     paper_init = {"name": "torch", "forget_bias": 2.0}
-    depth: int = option(3, "layers in a step, the recurrence depth")
-    coupled: bool = option(True, "carry 1 − t, without a gate of its own")
+    depth: int = option(3, "the recurrence depth: highway layers per step")
+    coupled: bool = option(True, "carry by 1 − t, without a carry gate")
 
     def names(self, layer: int) -> tuple[str, ...]:
-        """The gates of one layer."""
+        """Return the names of the gates of one layer."""
         return tuple(f"{gate}{layer}" for gate in ("n", "t") + ("c",) * (not self.coupled))
 
     @property
     def layers(self) -> range:
-        """The layers' numbers."""
+        """Return the numbers of the layers."""
         return range(1, positive("depth", self.depth) + 1)
 
     @property
@@ -77,15 +77,14 @@ class RHN(GatedCell):
 
 @register_cell("intersection_rnn")
 class IntersectionRNN(FittedInput):
-    """Intersection network (+RNN): one gate carries the state through time, one x through depth.
+    """An intersection network (+RNN): one gate carries h through time, another x through depth.
 
         y = relu(W_y x + U_y h + b_y)           n = tanh(W_n x + U_n h + b_n)
         g^y = σ(W_gy x + U_gy h + b_gy)         g^h = σ(W_gh x + U_gh h + b_gh)
         output = g^y ⊙ x + (1 − g^y) ⊙ y        h' = g^h ⊙ h + (1 − g^h) ⊙ n
 
-    The gates are called y, n, gy and gh. The paper's x is as wide as h; where it is not, the
-    output has P x in its place, and the gates see x itself. `init="paper"` starts b_gh at 1 and
-    b_gy at 1.
+    The gates are named y, n, gy and gh. The paper's x is as wide as h. Otherwise the output has P x
+    in place of x, and the gates see x itself. `init="paper"` sets b_gh and b_gy to 1.
     """
 
     paper = "Collins, Sohl-Dickstein, Sussillo 2017, arXiv:1611.09913"

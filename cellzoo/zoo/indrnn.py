@@ -1,4 +1,4 @@
-"""Recurrent networks whose units see each other only through the next layer."""
+"""Recurrent networks with units that see each other only through the next layer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from cellzoo.names.options import option
 
 @register_cell("indrnn")
 class IndRNN(GatedCell):
-    """Independently recurrent network: h' = φ(W x + u ⊙ h + b), φ relu or tanh.
+    """An independently recurrent network: h' = φ(W x + u ⊙ h + b), φ relu or tanh.
 
-    With relu a unit of |u| > 1 grows without bound. The paper starts u uniform in [0, 2^(1/T)],
-    T being the number of steps; init="paper" takes T as infinite: [0, 1].
+    With relu, a unit with |u| > 1 grows without bound. The paper draws u uniformly from
+    [0, 2^(1/T)], where T is the number of steps; `init="paper"` uses [0, 1], the limit for
+    infinite T.
     """
 
     paper = "Li et al. 2018, arXiv:1803.04831"
@@ -40,7 +41,7 @@ class IndRNN(GatedCell):
 
 @register_cell("layernorm_indrnn")
 class LayerNormIndRNN(IndRNN):
-    """`indrnn` with layer normalisation of the input's projection.
+    """An `indrnn` with layer normalisation of the input projection.
 
     h' = φ(LN(W x) ⊙ γ + u ⊙ h + b)
     """

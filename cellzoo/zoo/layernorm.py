@@ -1,4 +1,4 @@
-"""Cells with layer normalisation (Ba, Kiros, Hinton 2016); they differ in where the norm goes."""
+"""Cells with layer normalisation (Ba, Kiros, Hinton 2016) in different places."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cellzoo.names.options import option
 
 @register_cell("layernorm_elman")
 class LayerNormElman(GatedCell):
-    """Simple recurrent network that normalises the sum of both projections over its H units.
+    """A simple recurrent network that normalises the sum of both projections over the H units.
 
         h' = tanh(LN(W x + U h) ⊙ γ + b)
 
-    As the paper's equation 4: the bias comes after the norm.
+    The bias comes after the norm, as in the paper's equation 4.
     """
 
     paper = "Ba, Kiros, Hinton 2016, arXiv:1607.06450"
@@ -40,15 +40,15 @@ class LayerNormElman(GatedCell):
 
 @register_cell("layernorm_gru")
 class LayerNormGRU(GatedCell):
-    """GRU, reset after the product, that normalises the projections of x and of h apart.
+    """A GRU with the reset after the product, and with separate norms of both projections.
 
         (r, z) = σ(LN(W_rz x) ⊙ γ_x + LN(U_rz h) ⊙ γ_h + b)
         n = tanh(LN(W_n x) ⊙ γ_x + b_n + r ⊙ (LN(U_n h) ⊙ γ_h + d_n))
         h' = (1 − z) ⊙ n + z ⊙ h
 
-    As in the paper's supplement a norm goes over the 2·H values of r and z together, and another
-    over those of n; with `norm="all"` one goes over all 3·H, as haste has it. The biases come
-    after the norms; d_n is `bias_n`. z near 1 keeps, as in `gru`; the paper swaps z and 1 − z.
+    As in the paper's supplement, one norm covers the 2·H values of r and z, and another those of n.
+    With `norm="all"` one norm covers all 3·H values, as in haste. The biases come after the norms;
+    d_n is `bias_n`. A z near 1 keeps, as in `gru`; the paper swaps z and 1 − z.
     """
 
     paper = "Ba, Kiros, Hinton 2016, arXiv:1607.06450"
@@ -61,7 +61,9 @@ class LayerNormGRU(GatedCell):
         "bias_n": Extra("hidden_size", init=0.0),
     }
     keep = {"z": +1}
-    norm: str = option("gates", "r and z apart from n, or all together", choices=("gates", "all"))
+    norm: str = option(
+        "gates", "one norm for r and z and one for n, or one for all", choices=("gates", "all")
+    )
     eps: float = option(1e-5, "added to the variance")
 
     def project(self, x: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class LayerNormGRU(GatedCell):
         return (1 - z) * n + z * s.h
 
     def normalised(self, fused: Tensor) -> Tensor:
-        """The projections of all gates, (…, 3·H), normalised in their groups."""
+        """Return the projections of all gates, (…, 3·H), normalised by groups of gates."""
         sizes = [3] if self.norm == "all" else [2, 1]
         groups = fused.split([size * self.hidden_size for size in sizes], -1)
         return torch.cat([layer_norm(g, g.shape[-1:], eps=self.eps) for g in groups], -1)
@@ -83,14 +85,14 @@ class LayerNormGRU(GatedCell):
 
 @register_cell("layernorm_lstm")
 class LayerNormLSTM(GatedCell):
-    """LSTM with layer normalisation over all 4·H of each projection, and of c for the output.
+    """An LSTM with layer normalisation of each projection, over all 4·H values, and of c.
 
         (i, f, g, o) = LN(W x) ⊙ γ_x + LN(U h) ⊙ γ_h + b
         c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g)
         h' = σ(o) ⊙ tanh(LN(c') ⊙ γ_c + β_c)
 
-    The paper's β_1, β_2 and b act by their sum alone, so there is one bias: bias_ih. The c that
-    is carried on is not normalised.
+    Only the sum of the paper's β_1, β_2 and b matters, so there is one bias, bias_ih. The norm of c
+    affects the output alone: the next step sees c itself.
     """
 
     paper = "Ba, Kiros, Hinton 2016, arXiv:1607.06450"

@@ -1,4 +1,4 @@
-"""Light gated recurrent units of speech recognition."""
+"""Light gated recurrent units for speech recognition."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cellzoo.names.options import option
 
 @register_cell("ligru")
 class LiGRU(GatedCell):
-    """Light GRU: no reset gate, relu content, batch normalisation of the input's projection.
+    """A light GRU: no reset gate, relu content, and batch normalisation of the input projection.
 
         z = σ(BN(W_z x) + U_z h)      n = relu(BN(W_n x) + U_n h)
         h' = z ⊙ h + (1 − z) ⊙ n
         BN(a) = γ ⊙ (a − mean) / √(var + eps) + b, over steps and batch together
 
-    In training, mean and variance are those of the sequence at hand, and the buffers
-    `running_mean` and `running_var` follow them; in evaluation they are these buffers. γ is
-    `gain_ih` and b is `bias_ih`. Not bounded: U may make the relu grow.
+    In training, mean and variance are those of the present sequence, and the buffers
+    `running_mean` and `running_var` track them; in evaluation they are these buffers. γ is
+    `gain_ih` and b is `bias_ih`. The states are not bounded: U can let the relu grow.
     """
 
     paper = "Ravanelli et al. 2018, arXiv:1803.10225"
@@ -36,7 +36,7 @@ class LiGRU(GatedCell):
     keep = {"z": +1}
     paper_init = {"name": "orthogonal", "blocks": {"bias_ih": "zeros"}}
     bounded = False
-    momentum: float = option(0.05, "the weight of the newest statistics in the running ones")
+    momentum: float = option(0.05, "the weight of the newest statistics in the running statistics")
     eps: float = option(1e-5, "added to the variance")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -53,7 +53,7 @@ class LiGRU(GatedCell):
         ).view_as(wx)  # fmt: skip
 
     def recurrent(self, a: PreActivations) -> Tensor:
-        """U h, both gates together."""
+        """Return U h of both gates, (B, 2·H)."""
         return a.h.all
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
@@ -64,9 +64,9 @@ class LiGRU(GatedCell):
 
 @register_cell("sligru")
 class SLiGRU(LiGRU):
-    """Stabilised light GRU: `ligru` with LN(U h) in place of U h.
+    """A stabilised light GRU: a `ligru` with LN(U h) in place of U h.
 
-    LN takes mean and variance over all 2·H together and has no gain or bias.
+    LN normalises all 2·H values together, without gain or bias.
     """
 
     paper = "Moumen & Parcollet 2023, arXiv:2302.10144"

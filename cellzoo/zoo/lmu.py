@@ -15,10 +15,10 @@ from cellzoo.names.options import option
 
 
 def delay_network(order: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Ā (order, order) and B̄ (order,): a window of `theta` steps in Legendre polynomials.
+    """Return Ā (order, order) and B̄ (order,): a window of `theta` steps in Legendre polynomials.
 
     The continuous system is a_ij = (2i + 1)/θ · (−1 if i < j else (−1)^(i−j+1)) and
-    b_i = (2i + 1)/θ · (−1)^i; it is made discrete with the input held for a step.
+    b_i = (2i + 1)/θ · (−1)^i. It is discretised with the input held constant during a step.
     """
     i = torch.arange(order, dtype=torch.float64)
     rate = (2 * i + 1) / theta
@@ -33,13 +33,13 @@ def delay_network(order: int, theta: float) -> tuple[Tensor, Tensor]:
 
 @register_cell("lmu")
 class LMU(GatedCell):
-    """Legendre memory unit: a linear memory of a sliding window, and a nonlinear state.
+    """A Legendre memory unit: a linear memory of a sliding window, and a nonlinear state.
 
         u = e_x·x + e_h·h + e_m·m      m' = Ā m + B̄ u
         h' = tanh(W x + U h + V m')
 
-    m is (B, order), the window's coefficients in Legendre polynomials; u is one number, and Ā
-    and B̄ are fixed. The paper has no biases.
+    m, (B, order), holds the coefficients of the window in Legendre polynomials. u is one number,
+    and Ā and B̄ are fixed. The paper has no biases.
     """
 
     paper = "Voelker, Kajić, Eliasmith 2019, NeurIPS 32"
@@ -53,8 +53,8 @@ class LMU(GatedCell):
     extra = {"weight_m": Extra("hidden_size", "order")}
     biases = ()
     derived = ("weight_hh_m",)
-    order: int = option(16, "width of the memory")
-    theta: float = option(100.0, "the window's length in steps, θ")
+    order: int = option(16, "the width of the memory")
+    theta: float = option(100.0, "θ, the length of the window in steps")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)

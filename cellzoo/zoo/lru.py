@@ -1,4 +1,4 @@
-"""Linear recurrent units: diagonal and linear, with their eigenvalues as parameters."""
+"""Linear recurrent units: diagonal and linear, with the eigenvalues as parameters."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from cellzoo.names.options import option
 
 
 def _nu_log(cell: Any) -> Tensor:
-    """|λ|² uniform between r_min² and r_max², so that λ is uniform on the ring."""
+    """Draw |λ|² uniformly between r_min² and r_max², so that λ is uniform on the ring."""
     low, high = cell.r_min**2, cell.r_max**2
     squared = low + (high - low) * torch.empty(cell.hidden_size).uniform_(1e-6, 1 - 1e-6)
     return torch.log(-0.5 * torch.log(squared))
 
 
 def _theta_log(cell: Any) -> Tensor:
+    """Draw the phase of λ uniformly between 0 and max_phase."""
     return torch.log(cell.max_phase * torch.rand(cell.hidden_size))
 
 
 def _gamma_log(cell: Any) -> Tensor:
-    """γ = √(1 − |λ|²)."""
+    """Compute log γ for γ = √(1 − |λ|²)."""
     return 0.5 * torch.log(-torch.expm1(-2 * torch.exp(cell.nu_log)))
 
 
 @register_cell("lru")
 class LRU(GatedCell):
-    """Linear recurrent unit: a complex diagonal recurrence on a ring, read out linearly.
+    """A linear recurrent unit: a complex diagonal recurrence with a linear output.
 
         λ = exp(−exp(ν) + i exp(θ))
         z' = λ ⊙ z + exp(γ) ⊙ (W_re + i W_im) x
         y = Re((C_re + i C_im) z') + W_skip x
 
-    z is complex, (B, H), and the output y is as wide. As many outputs as units, and no bias, as in
-    the paper. ν, θ and γ start on the ring between `r_min` and `r_max` with phases up to
-    `max_phase`, take no weight decay and half the learning rate.
+    z is complex, (B, H). The output y has the same width, and there is no bias, as in the paper.
+    λ starts on the ring between `r_min` and `r_max`, with phases up to `max_phase`. ν, θ and γ have
+    no weight decay and half the learning rate.
     """
 
     paper = "Orvieto et al. 2023, arXiv:2303.06349"
@@ -85,22 +86,22 @@ class LRU(GatedCell):
 
 
 def _lambda(cell: Any) -> Tensor:
-    """a^c uniform between 0.9 and 0.999, where log a = −softplus(Λ)."""
+    """Draw a^c uniformly between 0.9 and 0.999, where log a = −softplus(Λ)."""
     powers = 0.9 + (0.999 - 0.9) * torch.rand(cell.hidden_size)
     return torch.log(torch.expm1(-torch.log(powers) / RGLRU.c))
 
 
 @register_cell("rglru")
 class RGLRU(GatedCell):
-    """Real-gated linear recurrent unit, the recurrence of Griffin.
+    """A real-gated linear recurrent unit, the recurrence of Griffin.
 
         r = σ(W_r x + b_r)      i = σ(W_i x + b_i)
         a = exp(−c softplus(Λ) ⊙ r), c = 8
         h' = a ⊙ h + √(1 − a²) ⊙ i ⊙ (W_u x + b_u)
 
-    The paper's input is as wide as its state; here W_u, which in the paper stands before the
-    unit, makes it so, and the gates see x itself. Λ starts so that exp(−softplus(Λ))^c is uniform
-    between 0.9 and 0.999. The root is that of at least 10⁻¹², for its slope to stay finite.
+    The paper's input is as wide as the state, by a projection before the unit. Here W_u is that
+    projection, and the gates see x itself. Λ starts with exp(−softplus(Λ))^c uniform between 0.9
+    and 0.999. The argument of the root is at least 10⁻¹², which keeps its gradient finite.
     """
 
     paper = "De et al. 2024, arXiv:2402.19427"

@@ -15,14 +15,14 @@ from cellzoo.names.options import option
 
 @register_cell("lstm")
 class LSTM(GatedCell):
-    """Long short-term memory with a forget gate, as torch.nn.LSTM.
+    """A long short-term memory with a forget gate, equal to torch.nn.LSTM.
 
         i = σ(W_i x + U_i h + b_i)      f = σ(W_f x + U_f h + b_f)
         g = tanh(W_g x + U_g h + b_g)   o = σ(W_o x + U_o h + b_o)
         c' = f ⊙ c + i ⊙ g              h' = o ⊙ tanh(c')
 
-    With `proj_size` P > 0 the output is projected, h' = W_r (o ⊙ tanh(c')), h being (B, P)
-    (Sak, Senior, Beaufays 2014, arXiv:1402.1128).
+    With `proj_size` P > 0 the output is projected: h' = W_r (o ⊙ tanh(c')), and h is (B, P)
+    (Sak, Senior, Beaufays 2014, arXiv:1402.1128). W_r is `weight_hr`.
     """
 
     paper = "Hochreiter & Schmidhuber 1997; Gers et al. 2000 (10.1162/089976600300015015)"
@@ -37,7 +37,7 @@ class LSTM(GatedCell):
 
     @property
     def output_size(self) -> int:
-        if not 0 <= self.proj_size < self.hidden_size:  # as torch.nn has it
+        if not 0 <= self.proj_size < self.hidden_size:  # as torch.nn requires
             raise ValueError(f"proj_size must be 0 or below hidden_size, not {self.proj_size}")
         return self.proj_size or self.hidden_size
 

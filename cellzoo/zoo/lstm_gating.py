@@ -1,4 +1,4 @@
-"""LSTMs that differ in what their gates do."""
+"""LSTMs that differ in their gates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cellzoo.names.options import option
 
 @register_cell("lstm_1997")
 class LSTM1997(GatedCell):
-    """LSTM as first published, without a forget gate; one cell a memory block.
+    """An LSTM as first published, without a forget gate, and with one cell per memory block.
 
         i = σ(W_i x + U_i h + b_i)       o = σ(W_o x + U_o h + b_o)
         c' = c + i ⊙ g(W_g x + U_g h + b_g)      h' = o ⊙ k(c')
 
-    The paper squashes by g(a) = 4σ(a) − 2 and k(c) = 2σ(c) − 1; `squash="tanh"` has tanh for
-    both, as later work. Its gradient, truncated at the gates, is the full one here.
+    The paper squashes by g(a) = 4σ(a) − 2 and k(c) = 2σ(c) − 1; `squash="tanh"` uses tanh for
+    both, as later work does. The paper truncates the gradient at the gates; here it is full.
     """
 
     paper = "Hochreiter & Schmidhuber 1997 (10.1162/neco.1997.9.8.1735)"
@@ -38,13 +38,13 @@ class LSTM1997(GatedCell):
 
 @register_cell("janet")
 class JANET(GatedCell):
-    """LSTM with a forget gate only: just another network.
+    """An LSTM with a forget gate only ("just another network").
 
         f = W_f x + U_f h + b_f        g = tanh(W_g x + U_g h + b_g)
         h' = σ(f) ⊙ h + (1 − σ(f − β)) ⊙ g
 
-    β = 1 gives more to the input than 1 − σ(f); β = 0 couples them. The paper's chrono
-    initialisation is for its longest sequences, T_max = 784; `chrono` says another.
+    β = 1 gives the input a larger weight than 1 − σ(f); β = 0 couples both weights. The paper's
+    chrono initialisation is for its longest sequences, T_max = 784; set `chrono` for others.
     """
 
     paper = "van der Westhuizen & Lasenby 2018, arXiv:1804.04849"
@@ -60,20 +60,20 @@ class JANET(GatedCell):
 
 @register_cell("sub_lstm")
 class SubLSTM(GatedCell):
-    """LSTM whose input and output gates subtract, as inhibition does in cortical circuits.
+    """An LSTM with input and output gates that subtract, like inhibition in cortical circuits.
 
         (i, o, z, f) = σ(W x + U h + b)
         c' = f ⊙ c + z − i      h' = σ(c') − o
 
-    With `fixed_forget` (fix-subLSTM) f is one learned number a unit, kept within [0, 1]; it starts
-    uniform there, which is our choice.
+    With `fixed_forget` (fix-subLSTM), f is one learned number per unit, clipped to [0, 1]. Its
+    uniform initial value in [0, 1] is a choice of cellzoo.
     """
 
     paper = "Costa et al. 2017, arXiv:1711.02448"
     reference = "author's code"
     states = ("h", "c")
     extra = {"forget": Extra.uniform("fixed_size", low=0.0, high=1.0)}
-    fixed_forget: bool = option(False, "a forget factor in place of the gate")
+    fixed_forget: bool = option(False, "use a forget factor in place of the gate")
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -95,14 +95,14 @@ class SubLSTM(GatedCell):
 
 @register_cell("on_lstm")
 class OrderedNeuronsLSTM(GatedCell):
-    """LSTM whose units are ordered: master gates open or close whole runs of them.
+    """An LSTM with ordered units: master gates open or close consecutive units together.
 
         i, f, o, g as in `lstm`;  cumax(a) = cumsum(softmax(a))
         F = cumax(W_F x + U_F h + b_F)        I = 1 − cumax(W_I x + U_I h + b_I)
         ω = F ⊙ I
         c' = (f ⊙ ω + F − ω) ⊙ c + (i ⊙ ω + I − ω) ⊙ g      h' = o ⊙ tanh(c')
 
-    F and I have one value for each `chunk_size` neighbouring units.
+    F and I have one value per `chunk_size` neighbouring units.
     """
 
     paper = "Shen et al. 2019, arXiv:1810.09536"
@@ -137,6 +137,6 @@ class OrderedNeuronsLSTM(GatedCell):
         return sigmoid(a.o) * tanh(c), c
 
     def cumax(self, master: Tensor) -> Tensor:
-        """The cumulative softmax over chunks (B, H / C), as wide as the state (B, H)."""
+        """Return the cumulative softmax over chunks, (B, H / C), expanded to (B, H)."""
         chunks = master.softmax(-1).cumsum(-1)
         return chunks.unsqueeze(-1).expand(-1, -1, self.chunk_size).flatten(-2)

@@ -1,4 +1,4 @@
-"""LSTMs that differ in what is done with the cell state, or with the hidden one."""
+"""LSTMs that differ in the use of the cell state or of the hidden state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cellzoo.zoo.lstm_variants import PeepholeLSTM
 
 @register_cell("wmc_lstm")
 class WorkingMemoryLSTM(GatedCell):
-    """LSTM with working memory connections: the gates see a squashed projection of c.
+    """An LSTM with working memory connections: the gates see a squashed projection of c.
 
         i = σ(W_i x + U_i h + tanh(V_i c) + b_i)    f = σ(W_f x + U_f h + tanh(V_f c) + b_f)
         c' = f ⊙ c + i ⊙ tanh(W_g x + U_g h + b_g)
@@ -44,7 +44,7 @@ class WorkingMemoryLSTM(GatedCell):
 
 @register_cell("mc_lstm")
 class MemoryControllerLSTM(GatedCell):
-    """LSTM that reads its memory twice: v for its own gates, h for its output alone.
+    """An LSTM that reads its memory twice: v for its own gates, h for its output alone.
 
     (f, i, o, m) = σ(W x + U v + b)      n = tanh(W_n x + U_n v + b_n)
     c' = f ⊙ c + i ⊙ n      v' = m ⊙ tanh(c')      output h = o ⊙ tanh(c')
@@ -65,13 +65,14 @@ class MemoryControllerLSTM(GatedCell):
 
 @register_cell("multiplicative_lstm")
 class MultiplicativeLSTM(GatedCell):
-    """LSTM whose gates see h through a product with the input, so that x chooses the transition.
+    """An LSTM with gates that see h through a product with x, so that x selects the transition.
 
         m = (V x) ⊙ (R h)
         i, f, g, o as in `lstm`, with m for h:  c' = f ⊙ c + i ⊙ g      h' = o ⊙ tanh(c')
 
-    V and R are `weight_mx` and `weight_mh`, without biases. As in the paper's later versions and
-    the authors' code of them; the first one had no tanh in g, and o within the tanh of h'.
+    V and R are `weight_mx` and `weight_mh`, without biases. The equations are those of the paper's
+    later versions and of the authors' code. The first version had no tanh in g, and had o inside
+    the tanh of h'.
     """
 
     paper = "Krause et al. 2016, arXiv:1609.07959"
@@ -97,13 +98,13 @@ class MultiplicativeLSTM(GatedCell):
 
 @register_cell("residual_lstm")
 class ResidualLSTM(PeepholeLSTM, FittedInput):
-    """LSTM with a shortcut from the layer's input to its output, under the output gate.
+    """An LSTM with a shortcut from the layer's input to its output, under the output gate.
 
         i, f, o with peepholes and c' as in `peephole_lstm`
         h' = o ⊙ (W_p tanh(c') + W_s x)
 
-    W_p is `weight_p`, the projection of the cell. W_s is `weight_fit`, or the identity where the
-    input is as wide as the state, as the paper allows.
+    W_p is `weight_p`, the projection of the cell state. W_s is `weight_fit`, or the identity where
+    the input is as wide as the state, as the paper allows.
     """
 
     paper = "Kim, El-Khamy, Lee 2017, arXiv:1701.03360"
@@ -123,14 +124,14 @@ class ResidualLSTM(PeepholeLSTM, FittedInput):
 
 @register_cell("nested_lstm")
 class NestedLSTM(GatedCell):
-    """LSTM whose cell state is kept by another LSTM within it.
+    """An LSTM with another LSTM inside, which keeps the cell state.
 
         i, f, g, o as in `lstm`;  X = i ⊙ g;  H = f ⊙ c
         (I, F, O) = σ(V (X, H) + d)      G = tanh(V_G (X, H) + d_G)
         m' = F ⊙ m + I ⊙ G      c' = O ⊙ tanh(m')      h' = o ⊙ tanh(c')
 
-    m, the state `inner`, is the inner cell; the rows of V are the gates `inner_i` to `inner_o`, its
-    columns X, then H.
+    m is the state `inner`, the inner cell state. The rows of V are the gates `inner_i` to
+    `inner_o`; its columns are X, then H.
     """
 
     paper = "Moniz & Krueger 2018, arXiv:1801.10308"

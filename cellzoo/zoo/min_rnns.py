@@ -1,4 +1,4 @@
-"""Gated units whose gates see the input alone: minimal versions of the GRU and the LSTM."""
+"""Gated units with gates that see the input alone: minimal versions of the GRU and the LSTM."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cellzoo.names.options import option
 
 
 def positive(a: Tensor) -> Tensor:
-    """g(a): a + 1/2 where a is positive, else σ(a); continuous, and always above 0."""
+    """Return g(a): a + 1/2 where a ≥ 0, else σ(a). It is continuous and positive."""
     return torch.where(a >= 0, a + 0.5, sigmoid(a))
 
 
 @register_cell("mingru")
 class MinGRU(GatedCell):
-    """Minimal gated recurrent unit: no gate reads the state.
+    """A minimal gated recurrent unit, in which no gate reads the state.
 
         z = σ(W_z x + b_z)      h' = (1 − z) ⊙ h + z ⊙ n      n = W_n x + b_n
 
-    With candidate="positive", n = g(W_n x + b_n) as in the paper's form in log space (appendix B),
-    g(a) being a + 1/2 where a ≥ 0, else σ(a). The first state is 0.
+    With `candidate="positive"`, n = g(W_n x + b_n) as in the paper's form in log space
+    (appendix B): g(a) is a + 1/2 where a ≥ 0, else σ(a). The first state is 0.
     """
 
     paper = "Feng et al. 2024, arXiv:2410.01201"
@@ -36,7 +36,7 @@ class MinGRU(GatedCell):
     gates = {"z": Gate(state="none"), "n": Gate(state="none")}
     keep = {"z": -1}
     linear = True
-    candidate: str = option("linear", "what n is of its sum", choices=("linear", "positive"))
+    candidate: str = option("linear", "n, as a function of the sum", choices=("linear", "positive"))
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
         z = sigmoid(a.z)
@@ -46,13 +46,13 @@ class MinGRU(GatedCell):
 
 @register_cell("minlstm")
 class MinLSTM(GatedCell):
-    """Minimal LSTM: no gate reads the state, and the gates that keep and write sum to 1.
+    """A minimal LSTM: no gate reads the state, and the shares of keeping and writing sum to 1.
 
         f = σ(W_f x + b_f)      i = σ(W_i x + b_i)      n = W_n x + b_n
         h' = f / (f + i) ⊙ h + i / (f + i) ⊙ n
 
-    With candidate="positive", n = g(W_n x + b_n) as in `mingru`. The shares are computed as
-    σ(log f − log i), which holds where both gates are 0 to rounding.
+    With `candidate="positive"`, n = g(W_n x + b_n) as in `mingru`. The shares are computed as
+    σ(log f − log i), which is exact even where both gates round to 0.
     """
 
     paper = "Feng et al. 2024, arXiv:2410.01201"
@@ -61,7 +61,7 @@ class MinLSTM(GatedCell):
     keep = {"f": +1}
     write = {"i": +1}
     linear = True
-    candidate: str = option("linear", "what n is of its sum", choices=("linear", "positive"))
+    candidate: str = option("linear", "n, as a function of the sum", choices=("linear", "positive"))
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
         kept = sigmoid(softplus(-a.i) - softplus(-a.f))

@@ -15,13 +15,13 @@ from cellzoo.cells.registry import register_cell
 
 @register_cell("mgu")
 class MGU(GatedCell):
-    """Minimal gated unit: `gru_v1` whose one gate both resets and updates.
+    """A minimal gated unit: a `gru_v1` with one gate that both resets and updates.
 
         f = σ(W_f x + U_f h + b_f)
         n = tanh(W_n x + U_n (f ⊙ h) + b_n)
         h' = (1 − f) ⊙ h + f ⊙ n
 
-    f is called the forget gate, yet a large f overwrites.
+    f is named the forget gate, but a large f overwrites.
     """
 
     paper = "Zhou et al. 2016, arXiv:1603.09420"
@@ -31,7 +31,7 @@ class MGU(GatedCell):
     keep: ClassVar[dict[str, int]] = {"f": -1}
 
     def gate(self, a: PreActivations) -> Tensor:
-        """The forget gate."""
+        """Return the forget gate."""
         return sigmoid(a.f)
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
@@ -42,7 +42,7 @@ class MGU(GatedCell):
 
 @register_cell("mgu1")
 class MGU1(MGU):
-    """`mgu` whose gate does not see the input: f = σ(U_f h + b_f)."""
+    """An `mgu` with a gate that does not see the input: f = σ(U_f h + b_f)."""
 
     paper = "Heck & Salem 2017, arXiv:1701.03452"
     reference = "memory"
@@ -52,14 +52,14 @@ class MGU1(MGU):
 
 @register_cell("mgu2")
 class MGU2(MGU1):
-    """`mgu` whose gate sees the state alone, without a bias: f = σ(U_f h)."""
+    """An `mgu` with a gate that sees the state alone, without a bias: f = σ(U_f h)."""
 
-    biases = ("ih",)  # of n alone: f has no rows from x
+    biases = ("ih",)  # for n alone: f has no rows from x
 
 
 @register_cell("mgu3")
 class MGU3(MGU):
-    """`mgu` whose gate is a learned constant: f = σ(b_f)."""
+    """An `mgu` with a learned constant for a gate: f = σ(b_f)."""
 
     paper = "Heck & Salem 2017, arXiv:1701.03452"
     reference = "memory"
@@ -73,12 +73,12 @@ class MGU3(MGU):
 
 @register_cell("ugrnn")
 class UGRNN(GatedCell):
-    """Update gate network: a simple recurrent network whose state a gate may keep.
+    """An update gate network: a simple recurrent network with a gate that keeps the state.
 
         c = tanh(W_c x + U_c h + b_c)      g = σ(W_g x + U_g h + b_g)
         h' = g ⊙ h + (1 − g) ⊙ c
 
-    `init="paper"` starts b_g at 1.
+    `init="paper"` sets b_g to 1.
     """
 
     paper = "Collins, Sohl-Dickstein, Sussillo 2017, arXiv:1611.09913"
@@ -95,13 +95,13 @@ class UGRNN(GatedCell):
 
 @register_cell("light_ru")
 class LightRU(GatedCell):
-    """Light recurrent unit: the content comes from the input alone.
+    """A light recurrent unit, with content from the input alone.
 
         n = tanh(W_n x)
         f = σ(W_f x + U_f h + b_f)
         h' = (1 − f) ⊙ h + f ⊙ n
 
-    The paper has no bias b_n within n; here it is one more.
+    The paper has no bias b_n in n; it is an addition here.
     """
 
     paper = "Ye et al. 2024, Electronics 13(16):3204 (10.3390/electronics13163204)"
@@ -120,7 +120,7 @@ class LightRU(GatedCell):
 
 @register_cell("star")
 class STAR(GatedCell):
-    """Stackable recurrent unit: what is kept and what is new go through a tanh together.
+    """A stackable recurrent unit, with one tanh over the kept and the new content.
 
     z = tanh(W_z x + b_z)
     k = σ(W_k x + U_k h + b_k)
@@ -143,7 +143,7 @@ class STAR(GatedCell):
 
 @register_cell("sgrn")
 class SGRN(GatedCell):
-    """Simple gated recurrent network: gate and content share one projection of the input.
+    """A simple gated recurrent network: gate and content share one projection of the input.
 
     f = σ(W x + U h + b)
     h' = tanh((1 − f) ⊙ W x + f ⊙ h)
@@ -152,7 +152,7 @@ class SGRN(GatedCell):
     paper = "Zu et al. 2020, IET Gener. Transm. Distrib. (10.1049/gtd2.12056)"
     reference = "secondary source"
     gates = ("f",)
-    biases = ("hh",)  # the gate's alone: W x has none
+    biases = ("hh",)  # for the gate alone: W x has none
     keep = {"f": +1}
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
@@ -162,7 +162,7 @@ class SGRN(GatedCell):
 
 @register_cell("minimal_rnn")
 class MinimalRNN(GatedCell):
-    """MinimalRNN: the state stays in a latent space that the input alone is mapped to.
+    """A MinimalRNN: the state stays in a latent space, to which the input alone is mapped.
 
     z = tanh(W_z x + b_z)
     u = σ(U_u h + V_u z + b_u)

@@ -15,24 +15,24 @@ PAPER = "Jozefowicz, Zaremba, Sutskever 2015, PMLR 37:2342"
 
 
 class Mutation(FittedInput):
-    """What they share: n = tanh(U_n (r ⊙ h) + …), and h' = z ⊙ n + (1 − z) ⊙ h."""
+    """The base class: n = tanh(U_n (r ⊙ h) + …), and h' = z ⊙ n + (1 − z) ⊙ h."""
 
     def mixed(self, h: Tensor, r: Tensor, z: Tensor, content: Tensor) -> Tensor:
-        """h' from the pre-activations of r and z and from what n adds to its product."""
+        """Return h' from the pre-activations of r and z, and the rest of n's."""
         z = sigmoid(z)
         return z * tanh(self.product("n", sigmoid(r) * h) + content) + (1 - z) * h
 
 
 @register_cell("mut1")
 class MUT1(Mutation):
-    """MUT1: an update gate from the input alone, and tanh(x) as the content.
+    """MUT1, with an update gate from the input alone and tanh(x) as the content.
 
         z = σ(W_z x + b_z)      r = σ(W_r x + U_r h + b_r)
         n = tanh(U_n (r ⊙ h) + tanh(x) + b_n)
         h' = z ⊙ n + (1 − z) ⊙ h
 
-    The paper's x is as wide as h; where it is not, tanh(P x). r has two biases here,
-    which act by their sum.
+    The paper's x is as wide as h. Otherwise the content is tanh(P x). r has two biases here;
+    only their sum matters.
     """
 
     paper = PAPER
@@ -49,13 +49,13 @@ class MUT1(Mutation):
 
 @register_cell("mut2")
 class MUT2(Mutation):
-    """MUT2: `gru_v1` whose reset gate takes the input as it is.
+    """MUT2, a `gru_v1` with a reset gate that adds x without a projection.
 
         z = σ(W_z x + U_z h + b_z)      r = σ(x + U_r h + b_r)
         n = tanh(U_n (r ⊙ h) + W_n x + b_n)
         h' = z ⊙ n + (1 − z) ⊙ h
 
-    The paper's x is as wide as h; where it is not, r = σ(P x + …).
+    The paper's x is as wide as h. Otherwise r = σ(P x + …).
     """
 
     paper = PAPER
@@ -73,7 +73,7 @@ class MUT2(Mutation):
 
 @register_cell("mut3")
 class MUT3(Mutation):
-    """MUT3: `gru_v1` whose update gate sees tanh(h).
+    """MUT3, a `gru_v1` with an update gate that sees tanh(h).
 
     z = σ(W_z x + U_z tanh(h) + b_z)      r = σ(W_r x + U_r h + b_r)
     n = tanh(U_n (r ⊙ h) + W_n x + b_n)

@@ -1,4 +1,4 @@
-"""A cell that was found by search."""
+"""A cell from neural architecture search."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cellzoo.cells.registry import register_cell
 
 @register_cell("nas")
 class NASCell(GatedCell):
-    """The cell that neural architecture search found for language modelling.
+    """A cell from neural architecture search for language modelling.
 
         a_k = W_k x + U_k h + b_k,  k = 0 … 7
         l = tanh(σ(a_0) ⊙ relu(a_1))      m = tanh(σ(a_2) + relu(W_3 x ⊙ (U_3 h + b_3)))
         p = tanh(tanh(a_4) ⊙ σ(a_5))      q = σ(tanh(a_6) + σ(a_7))
         c' = tanh(l + c) ⊙ m      h' = tanh(c' ⊙ tanh(p + q))
 
-    As in TensorFlow's NASCell: a_k are the gates `a0` to `a7`, of which the fourth multiplies its
+    The a_k are the gates `a0` to `a7`. As in TensorFlow's NASCell, the fourth gate multiplies the
     two projections, and the bias is the recurrent one.
     """
 

@@ -1,4 +1,4 @@
-"""Networks whose recurrent matrix stays orthogonal."""
+"""Networks with a recurrent matrix that stays orthogonal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cellzoo.cells.registry import register_cell
 
 
 def _rotations(cell: Any) -> Tensor:
-    """A block-diagonal A: each pair of units is turned by an angle uniform in ±π."""
+    """Draw a block-diagonal A: a rotation of each pair of units by an angle uniform in ±π."""
     row, column = torch.triu_indices(cell.hidden_size, cell.hidden_size, 1)
     angles = torch.empty(len(row)).uniform_(-math.pi, math.pi)
     return torch.where((row % 2 == 0) & (column == row + 1), angles, 0.0)
@@ -23,13 +23,13 @@ def _rotations(cell: Any) -> Tensor:
 
 @register_cell("exprnn")
 class ExpRNN(GatedCell):
-    """A network whose recurrent matrix is the exponential of an antisymmetric one.
+    """A network with the exponential of an antisymmetric matrix as its recurrent matrix.
 
         h' = φ(W x + exp(A − Aᵀ) h),  φ(v) = sign(v) max(|v| + b, 0), modReLU
 
-    The parameter `skew` is A's part above the diagonal, row by row. It starts as Henaff et al.
-    2016 (arXiv:1602.06662) have it. Norms are kept: the states grow with the inputs at most
-    linearly in time.
+    The parameter `skew` holds the part of A above the diagonal, row by row, and starts as in Henaff
+    et al. 2016 (arXiv:1602.06662). b is `shift`. The recurrent matrix preserves norms: the states
+    grow with the inputs at most linearly in time.
     """
 
     paper = "Lezcano-Casado & Martínez-Rubio 2019, arXiv:1901.08428"
@@ -52,7 +52,7 @@ class ExpRNN(GatedCell):
         if self.skew is not None:
             places = torch.triu_indices(size, size, 1, device=like.device).unbind(0)
             upper = upper.index_put(places, self.skew)
-        exact = torch.promote_types(like.dtype, torch.float32)  # its series does not bear less
+        exact = torch.promote_types(like.dtype, torch.float32)  # matrix_exp needs at least float32
         return {"weight_hh": torch.matrix_exp((upper - upper.T).to(exact)).to(like.dtype)}
 
     def update(self, a: PreActivations, s: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks of oscillators and of several time scales, discretised."""
+"""Discretised networks of oscillators and of several time scales."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cellzoo.names.options import option
 
 @register_cell("cornn")
 class CoRNN(GatedCell):
-    """Coupled oscillatory network: positions y and velocities z of driven, damped oscillators.
+    """A coupled oscillatory network: positions y and velocities z of driven, damped oscillators.
 
         z' = z + Δt (tanh(W x + U y + V z + b) − γ y − ε z)
         y' = y + Δt z'
 
-    The damping sees z, as in the authors' code; `implicit` has it see z', the paper's other
+    The damping uses z, as in the authors' code. With `implicit` it uses z', the paper's other
     scheme: z' = (z + Δt (tanh(…) − γ y)) / (1 + Δt ε). The defaults are those for sequential MNIST.
-    `init="paper"` is the authors' code's: uniform in ±1/√(I + 2H), all being one linear map.
+    `init="paper"` is that of the authors' code: uniform in ±1/√(I + 2H), as for one linear map.
     """
 
     paper = "Rusch & Mishra 2021, arXiv:2010.00951"
@@ -34,7 +34,7 @@ class CoRNN(GatedCell):
     time_step: float = option(0.042, "Δt")
     gamma: float = option(2.7, "γ, the stiffness")
     epsilon: float = option(4.7, "ε, the damping")
-    implicit: bool = option(False, "whether the damping sees z'")
+    implicit: bool = option(False, "whether the damping uses z'")
 
     @property
     def paper_init(self) -> dict[str, Any]:
@@ -54,13 +54,13 @@ class CoRNN(GatedCell):
 
 @register_cell("unicornn")
 class UnICORNN(GatedCell):
-    """Undamped independent controlled oscillators: y and z of one unit see no other unit.
+    """A network of undamped independent controlled oscillators, in which no unit sees another.
 
         z' = z − Δt σ(c) ⊙ (tanh(u ⊙ y + W x + b) + α y)
         y' = y + Δt σ(c) ⊙ z'
 
-    c is learnt: the paper's σ̂(c) = 1/2 + tanh(c/2)/2, which is σ(c). The defaults are those for
-    permuted sequential MNIST.
+    c is a parameter, `control`. The paper's σ̂(c) = 1/2 + tanh(c/2)/2 equals σ(c). The defaults are
+    those for permuted sequential MNIST.
     """
 
     paper = "Rusch & Mishra 2021, arXiv:2103.05487"
@@ -92,13 +92,13 @@ class UnICORNN(GatedCell):
 
 @register_cell("lem")
 class LEM(GatedCell):
-    """Long expressive memory: two states, each with learnt time steps of its own.
+    """A long expressive memory: two states, each with learned time steps of its own.
 
         t_z = Δt σ(U_1 y + W_1 x + b_1)      t_y = Δt σ(U_2 y + W_2 x + b_2)
         z' = (1 − t_z) ⊙ z + t_z ⊙ tanh(U_z y + W_z x + b_z)
         y' = (1 − t_y) ⊙ y + t_y ⊙ tanh(U_y z' + W_y x + b_y)
 
-    The gates 1, 2, z and y are called tz, ty, nz and ny. The authors set Δt = 1 mostly.
+    The gates 1, 2, z and y are named tz, ty, nz and ny. The authors mostly set Δt = 1.
     """
 
     paper = "Rusch et al. 2022, arXiv:2110.04744"

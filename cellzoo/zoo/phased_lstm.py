@@ -1,4 +1,4 @@
-"""An LSTM that is open to its input for a part of a cycle only."""
+"""An LSTM that is open to the input during a part of a cycle only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cellzoo.zoo.lstm_variants import PeepholeLSTM
 
 
 def random_period(cell: PhasedLSTM) -> Tensor:
-    """exp U(1, 3) for each unit."""
+    """Draw exp U(1, 3) for each unit."""
     return (1 + 2 * torch.rand(cell.hidden_size)).exp()
 
 
 @register_cell("phased_lstm")
 class PhasedLSTM(PeepholeLSTM):
-    """LSTM with peepholes and a time gate k, which opens once in each unit's own period.
+    """An LSTM with peepholes and a time gate k, which opens once in each unit's own period.
 
         φ = ((t − s) mod τ) / τ
         k = 2φ / r            where φ < r / 2
@@ -29,9 +29,9 @@ class PhasedLSTM(PeepholeLSTM):
             α φ               elsewhere: α is `leak` in training and 0 in evaluation
         h', c' = k ⊙ (the new h, c of `peephole_lstm`) + (1 − k) ⊙ (h, c)
 
-    t is the sum of the elapsed times (1 a step where none are given), the state `time`. Period τ,
-    shift s and open ratio r are learned: `period`, `shift`, `open_ratio`. They start as in the
-    authors' experiments, τ at exp U(1, 3), s at U(0, 100), r at 0.05, under every scheme.
+    t is the state `time`, the sum of the elapsed times (by default 1 per step). Period τ, shift s
+    and open ratio r are the parameters `period`, `shift` and `open_ratio`. They start as in the
+    authors' experiments under every scheme: τ at exp U(1, 3), s at U(0, 100), r at 0.05.
     """
 
     paper = "Neil, Pfeiffer, Liu 2016, arXiv:1610.09513"
@@ -55,7 +55,7 @@ class PhasedLSTM(PeepholeLSTM):
         return k * h + (1 - k) * s.h, k * c + (1 - k) * s.c, time
 
     def time_gate(self, time: Tensor) -> Tensor:
-        """How far each unit is open, (B, H), at a time (B, 1)."""
+        """Return the openness k of each unit, (B, H), at a time (B, 1)."""
         cycles = (time - self.shift) / self.period
         phase = cycles - cycles.floor()
         rising = 2 * phase / self.open_ratio

@@ -17,23 +17,23 @@ from cellzoo.names.options import option
 
 @register_cell("qrnn")
 class QRNN(GatedCell):
-    """Quasi-recurrent network: gates are a convolution of the inputs, pooled by a recurrence.
+    """A quasi-recurrent network: gates by a convolution over the inputs, pooled by a recurrence.
 
         z = tanh(W_z x + V_z x₋ + b_z), and so f, o and i with σ; x₋ is the input before x
         f    c' = f ⊙ c + (1 − f) ⊙ z       the output is c'
         fo   c' = f ⊙ c + (1 − f) ⊙ z       the output is o ⊙ c'
         ifo  c' = f ⊙ c + i ⊙ z             the output is o ⊙ c'
 
-    The filter is `window` inputs wide, 1 or 2. The state `before` is V x₋, 0 at the start: it is
-    as wide in every layer, which x₋ itself is not.
+    The filter spans `window` inputs, 1 or 2. The state `before` is V x₋, and 0 at the start. It
+    has the same width in every layer, unlike x₋ itself.
     """
 
     paper = "Bradbury et al. 2016, arXiv:1611.01576"
     reference = "secondary source"
     keep = {"f": +1}
     linear = True
-    pooling: str = option("fo", "which gates there are", choices=("f", "fo", "ifo"))
-    window: int = option(2, "inputs that a gate sees", choices=(1, 2))
+    pooling: str = option("fo", "the gates beside z", choices=("f", "fo", "ifo"))
+    window: int = option(2, "the number of inputs that a gate sees", choices=(1, 2))
 
     @property
     def gates(self) -> dict[str, Gate]:

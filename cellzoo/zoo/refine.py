@@ -1,4 +1,4 @@
-"""Cells with a refine gate, which lets a saturated gate keep a slope (Gu et al. 2020)."""
+"""Cells with a refine gate, which gives a saturated gate a gradient (Gu et al. 2020)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cellzoo.cells.registry import register_cell
 
 
 class Refined(GatedCell):
-    """A cell whose gate that keeps the memory is moved by another, `refine`.
+    """A cell with a gate `refine` that adjusts the gate that keeps the memory.
 
-    The parameter `bias_u` is 0 but under init="paper", the uniform gate initialisation, which
-    draws σ(bias_u) uniformly from [1/H, 1 − 1/H] in place of a forget bias.
+    The parameter `bias_u` starts at 0. With `init="paper"`, the uniform gate initialisation,
+    σ(bias_u) is drawn uniformly from [1/H, 1 − 1/H], in place of a forget bias.
     """
 
     paper = "Gu et al. 2020, arXiv:1910.09890"
@@ -25,23 +25,23 @@ class Refined(GatedCell):
     paper_init: ClassVar[Any] = {"name": "torch", "blocks": {"bias_u": "uniform_gate"}}
 
     def refined(self, gate: Tensor, refine: Tensor) -> Tensor:
-        """The effective gate, between g² and 1 − (1 − g)², from both pre-activations."""
+        """Return the effective gate, between g² and 1 − (1 − g)², from both pre-activations."""
         g, r = sigmoid(gate + self.bias_u), sigmoid(refine - self.bias_u)
         return r * (1 - (1 - g).square()) + (1 - r) * g.square()
 
 
 @register_cell("ur_lstm")
 class URLSTM(Refined):
-    """LSTM with uniform gate initialisation and a refine gate; input and forget gate coupled.
+    """An LSTM with uniform gate initialisation, a refine gate, and coupled input and forget gates.
 
         f = σ(W_f x + U_f h + b_f + u)      r = σ(W_r x + U_r h + b_r − u)
         F = r ⊙ (1 − (1 − f)²) + (1 − r) ⊙ f²
         c' = F ⊙ c + (1 − F) ⊙ tanh(W_g x + U_g h + b_g)
         h' = σ(W_o x + U_o h + b_o) ⊙ tanh(c')
 
-    r is called `refine`, and u `bias_u`: the paper's b_f, its linear maps having b_f and b_r.
-    `init="paper"` draws σ(u) uniformly from [1/H, 1 − 1/H]; u is 0 under any other, so that the
-    cell is the paper's R-LSTM at the start.
+    r is named `refine`, and u is `bias_u`: the paper's b_f. Here b_f and b_r are the biases of the
+    linear maps. `init="paper"` draws σ(u) uniformly from [1/H, 1 − 1/H]. Other inits set u to 0, so
+    that the cell is the paper's R-LSTM at the start.
     """
 
     reference = "secondary source"
@@ -57,7 +57,7 @@ class URLSTM(Refined):
 
 @register_cell("ur_gru")
 class URGRU(Refined):
-    """`gru_v1` with uniform gate initialisation and a refine gate for its update gate.
+    """A `gru_v1` with uniform gate initialisation and a refine gate for the update gate.
 
         r = σ(W_r x + U_r h + b_r)      z = σ(W_z x + U_z h + b_z + u)
         e = σ(W_e x + U_e h + b_e − u)
@@ -65,8 +65,8 @@ class URGRU(Refined):
         n = tanh(W_n x + U_n (r ⊙ h) + b_n)
         h' = (1 − g) ⊙ n + g ⊙ h
 
-    e is called `refine`; u is `bias_u`, as in `ur_lstm`. The paper defines the refinement for any
-    gate; that the reset gate stays as it is, before the product, is one reading of it.
+    e is named `refine`; u is `bias_u`, as in `ur_lstm`. The paper defines the refinement for any
+    gate. Leaving the reset gate unrefined, before the product, is one interpretation.
     """
 
     reference = "memory"

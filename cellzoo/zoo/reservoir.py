@@ -1,4 +1,4 @@
-"""Networks whose recurrent weights are drawn once and never learnt."""
+"""Networks with random recurrent weights that are never trained."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cellzoo.names.options import option
 
 @register_cell("esn")
 class ESN(GatedCell):
-    """Echo state network with leaky units.
+    """An echo state network with leaky units.
 
         h' = (1 − λ) h + λ tanh(W x + R h + b)
 
-    R, the buffer `reservoir`, is drawn when the cell is built: each connection exists with
-    probability `connectivity`, its weight uniform in ±1, all scaled to `spectral_radius`. The
-    paper fixes W and b too: freeze them where that is wanted; here they learn like any other.
+    R is the buffer `reservoir`, which is drawn when the cell is built. Each connection exists with
+    probability `connectivity` and has a weight uniform in ±1; all are scaled to
+    `spectral_radius`. The paper fixes W and b too. Here they are trained unless you freeze them.
     """
 
     paper = "Jaeger 2001, GMD Report 148; leaky units: Jaeger et al. 2007, Neural Networks 20"
@@ -39,7 +39,7 @@ class ESN(GatedCell):
         weights = torch.empty(size, size, dtype=torch.float64).uniform_(-1, 1)
         weights = weights * (torch.rand(size, size) < self.connectivity)
         radius = torch.linalg.eigvals(weights).abs().max().item()
-        scale = self.spectral_radius / radius if radius > 1e-6 else 1.0  # 0 where it is nilpotent
+        scale = self.spectral_radius / radius if radius > 1e-6 else 1.0  # 0 for a nilpotent matrix
         self.register_buffer("reservoir", (scale * weights).to(self._like))
 
     def recurrent_weights(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Extensions of the simple recurrent network that need no gate."""
+"""Extensions of the simple recurrent network without gates."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from cellzoo.zoo.elman import Elman
 
 @register_cell("irnn")
 class IRNN(Elman):
-    """The simple recurrent network with relu, meant to start from the identity.
+    """A simple recurrent network with relu, for an initialisation with the identity.
 
         h' = relu(W x + U h + b)
 
-    `init="paper"`: U the identity, W normal with standard deviation 0.001, b zero. Not bounded.
+    `init="paper"` sets U to the identity, W to normal values with standard deviation 0.001, and b
+    to zero. The states are not bounded.
     """
 
     paper = "Le, Jaitly, Hinton 2015, arXiv:1504.00941"
@@ -33,14 +34,14 @@ class IRNN(Elman):
 
 @register_cell("scrn")
 class SCRN(GatedCell):
-    """Structurally constrained recurrent network: context units that change slowly.
+    """A structurally constrained recurrent network with context units that change slowly.
 
         s' = (1 − α) B x + α s
         h' = σ(A x + R h + P s' + b)
 
-    The output is h' and s' side by side, (B, H + C), so that a linear layer upon it is the
-    paper's U h' + V s'. The gates are called n (A, R) and b (B); P is `weight_hs`. The paper has
-    no bias. P acts on the new context, as in the paper; in the authors' code it is the old one.
+    The output is h' and s' concatenated, (B, H + C): a linear layer on it is the paper's
+    U h' + V s'. The gates are named n (A, R) and b (B), and P is `weight_hs`. The paper has no
+    bias. P acts on the new context as in the paper; in the authors' code it acts on the old one.
     """
 
     paper = "Mikolov et al. 2015, arXiv:1412.7753"
@@ -48,13 +49,13 @@ class SCRN(GatedCell):
     gates = {"n": Gate(), "b": Gate(state="none", width="context_width")}
     states = {"h": State(), "s": State("context_width")}
     extra = {"weight_hs": Extra("hidden_size", "context_width")}
-    biases = ("hh",)  # of n alone: b has no rows from h
-    context_size: int = option(0, "C, the number of context units; 0: as many as hidden ones")
+    biases = ("hh",)  # for n alone: b has no rows from h
+    context_size: int = option(0, "C, the number of context units; 0: the hidden size")
     alpha: float = option(0.95, "α, the share of the context that is kept")
 
     @property
     def context_width(self) -> int:
-        """C."""
+        """Return C, the number of context units."""
         return positive("context_size", self.context_size or self.hidden_size)
 
     @property
@@ -69,23 +70,23 @@ class SCRN(GatedCell):
 
 @register_cell("multiplicative_rnn")
 class MultiplicativeRNN(GatedCell):
-    """Multiplicative recurrent network: the recurrent matrix depends on the input, factored.
+    """A multiplicative recurrent network, with a factored recurrent matrix that depends on x.
 
         m = (W_m x + b_m) ⊙ (U_m h)
         h' = tanh(W_n x + U_n m + b_n)
 
-    m has `factor_size` units. The paper writes no biases.
+    m has `factor_size` units. The paper has no biases.
     """
 
     paper = "Sutskever, Martens, Hinton 2011, ICML"
     reference = "secondary source"
     gates = {"m": Gate(width="factor_width"), "n": Gate(of="m", late=True)}
     biases = ("ih",)
-    factor_size: int = option(0, "the number of factors, m's width; 0: as many as hidden units")
+    factor_size: int = option(0, "the width of m, the number of factors; 0: the hidden size")
 
     @property
     def factor_width(self) -> int:
-        """m's width."""
+        """Return the width of m."""
         return positive("factor_size", self.factor_size or self.hidden_size)
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
@@ -94,18 +95,18 @@ class MultiplicativeRNN(GatedCell):
 
 @register_cell("hornn")
 class HORNN(GatedCell):
-    """Higher-order recurrent network: it sees its states of the last `order` steps.
+    """A higher-order recurrent network, which sees its states of the last `order` steps.
 
         h_t = φ(W x_t + U_1 h_{t−1} + … + U_N h_{t−N} + b), φ tanh or relu
 
-    The states are h, h2, … hN; [U_1 … U_N] is one matrix. The paper's pooling of the earlier
-    states is left out.
+    The states are h, h2, … hN. [U_1 … U_N] is one matrix. The paper's pooling of the earlier
+    states is not implemented.
     """
 
     paper = "Soltani & Jiang 2016, arXiv:1605.00064"
     reference = "memory"
     biases = ("ih",)
-    order: int = option(3, "N, how many earlier states it sees")
+    order: int = option(3, "N, the number of earlier states")
     nonlinearity: str = option("tanh", "φ", choices=("tanh", "relu"))
 
     @property

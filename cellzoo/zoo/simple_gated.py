@@ -1,4 +1,4 @@
-"""Simple gated units: the input gates the state before the product."""
+"""Simple gated units, in which the input gates the state before the product."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cellzoo.cells.registry import register_cell
 
 @register_cell("sgu")
 class SGU(GatedCell):
-    """Simple gated unit: the content is the old state, multiplied twice.
+    """A simple gated unit, with the old state, multiplied twice, as the content.
 
         g = tanh(U_g ((W_g x + b_g) ⊙ h))
         n = softplus(g ⊙ h)
         z = s(W_z x + U_z h + b_z)
         h' = (1 − z) ⊙ h + z ⊙ n
 
-    s is the hard sigmoid of Theano and Keras, 0.2 a + 0.5 within [0, 1].
+    s is the hard sigmoid of Theano and Keras: 0.2 a + 0.5, clipped to [0, 1].
     """
 
     paper = "Gao & Glowacka 2016, arXiv:1604.02910"
@@ -32,7 +32,7 @@ class SGU(GatedCell):
     keep = {"z": -1}
 
     def content(self, v: Tensor) -> Tensor:
-        """What is new, from g ⊙ h."""
+        """Return the new content, from g ⊙ h."""
         return softplus(v)
 
     def update(self, a: PreActivations, s: Any) -> Tensor:
@@ -43,7 +43,7 @@ class SGU(GatedCell):
 
 @register_cell("dsgu")
 class DSGU(SGU):
-    """Deep simple gated unit: `sgu` with n = σ(U_o (g ⊙ h))."""
+    """A deep simple gated unit: an `sgu` with n = σ(U_o (g ⊙ h))."""
 
     gates = {"g": Gate(late=True), "z": Gate(), "o": Gate(x="none", late=True)}
 

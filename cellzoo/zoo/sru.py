@@ -17,7 +17,7 @@ from cellzoo.zoo.fitted import FittedInput
 
 
 class Highway(FittedInput):
-    """A unit whose output passes x by: x itself where it is as wide as the state, else P x."""
+    """A unit with a highway from x to the output: x itself where I = H, else P x."""
 
     states = {"c": State()}
     keep = {"f": +1}
@@ -28,13 +28,13 @@ class Highway(FittedInput):
 
 @register_cell("sru_v1")
 class SRUv1(Highway):
-    """Simple recurrent unit as first published, whose gates see the input alone.
+    """A simple recurrent unit as first published, with gates that see the input alone.
 
         f = σ(W_f x + b_f)      r = σ(W_r x + b_r)
         c' = f ⊙ c + (1 − f) ⊙ (W x + b)
         h = r ⊙ φ(c') + (1 − r) ⊙ x, φ tanh, relu or the identity
 
-    The output is h. Where x is not as wide as the state, P x stands for it. The paper has no b.
+    The output is h. Where x is not as wide as the state, P x replaces it. The paper has no b.
     """
 
     paper = "Lei & Zhang 2017, arXiv:1709.02755, version 1"
@@ -52,14 +52,14 @@ class SRUv1(Highway):
 
 @register_cell("sru")
 class SRU(Highway):
-    """Simple recurrent unit, whose gates see the old state of their own unit.
+    """A simple recurrent unit with gates that see the old state of their own unit.
 
         f = σ(W_f x + v_f ⊙ c + b_f)      r = σ(W_r x + v_r ⊙ c + b_r)
         c' = f ⊙ c + (1 − f) ⊙ (W x + b)
         h = r ⊙ c' + (1 − r) ⊙ α x,       α = √(1 + 2 exp(β)), β the highway bias
 
-    The output is h. Where x is not as wide as the state, P x stands for it. β is what b_r starts
-    from under init="paper", and α a constant; `rescale` False sets α = 1. The paper has no b.
+    The output is h. Where x is not as wide as the state, P x replaces it. `init="paper"` sets b_r
+    to β. α is a constant; `rescale=False` sets α = 1. The paper has no b.
     """
 
     paper = "Lei et al. 2018, EMNLP, arXiv:1709.02755, version 5"
@@ -71,7 +71,7 @@ class SRU(Highway):
     }
     biases = ("ih",)
     highway_bias: float = option(0.0, "β")
-    rescale: bool = option(True, "whether α is as above, else 1")
+    rescale: bool = option(True, "whether α follows β; otherwise α = 1")
 
     @property
     def paper_init(self) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from cellzoo.cells.registry import register_cell
 
 @register_cell("t_rnn")
 class TRNN(GatedCell):
-    """Strongly typed simple recurrent network.
+    """A strongly typed simple recurrent network.
 
         z = W_z x + b_z      f = σ(W_f x + b_f)
         h' = f ⊙ h + (1 − f) ⊙ z
 
-    The paper writes no b_z.
+    The paper has no b_z.
     """
 
     paper = "Balduzzi & Ghifary 2016, arXiv:1602.02218"
@@ -36,10 +36,10 @@ class TRNN(GatedCell):
 
 
 class OfTwoInputs(GatedCell):
-    """A cell whose gates read this step's input x and the previous one y, zero at first.
+    """A cell with gates that read the input x and the previous input y, which is 0 at first.
 
-    The state `previous` is V y of all gates, (B, 3·H), so that V y too is made for a whole
-    sequence at once, and the state is as wide in a layer of any input size.
+    The state `previous` is V y of all gates, (B, 3·H). In this way V y too is computed for a whole
+    sequence at once, and the width of the state does not depend on the input size.
     """
 
     paper = "Balduzzi & Ghifary 2016, arXiv:1602.02218"
@@ -53,7 +53,7 @@ class OfTwoInputs(GatedCell):
         return {"all": self.project_gates(x), "next": linear(x, self.weight_previous)}
 
     def both(self, a: PreActivations, s: Any) -> tuple[Tensor, ...]:
-        """The new `previous`, and z, f and o of both inputs."""
+        """Return the new `previous`, and z, f and o, which read both inputs."""
         previous = recur(s.previous, None, a.x.next)
         z, f, o = self.split(a.x.all + s.previous)
         return previous, z, sigmoid(f), tanh(o)
@@ -61,7 +61,7 @@ class OfTwoInputs(GatedCell):
 
 @register_cell("t_gru")
 class TGRU(OfTwoInputs):
-    """Strongly typed gated recurrent unit; y is the previous input, V `weight_previous`.
+    """A strongly typed gated recurrent unit; y is the previous input, V `weight_previous`.
 
     z = W_z x + V_z y + b_z      f = σ(W_f x + V_f y + b_f)      o = tanh(W_o x + V_o y + b_o)
     h' = f ⊙ h + z ⊙ o
@@ -76,7 +76,7 @@ class TGRU(OfTwoInputs):
 
 @register_cell("t_lstm")
 class TLSTM(OfTwoInputs):
-    """Strongly typed LSTM; y is the previous input, V `weight_previous`.
+    """A strongly typed LSTM; y is the previous input, V `weight_previous`.
 
     z = W_z x + V_z y + b_z      f = σ(W_f x + V_f y + b_f)      o = tanh(W_o x + V_o y + b_o)
     c' = f ⊙ c + (1 − f) ⊙ z      output h = o ⊙ c'

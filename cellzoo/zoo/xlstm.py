@@ -1,4 +1,4 @@
-"""The cells of the extended LSTM: exponential gates, and a matrix for a memory."""
+"""The cells of the extended LSTM: exponential gates, and a matrix memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cellzoo.names.options import option
 
 @register_cell("slstm")
 class SLSTM(GatedCell):
-    """Scalar memory LSTM: exponential gates, a normaliser n and a stabiliser m.
+    """A scalar memory LSTM with exponential gates, a normaliser n and a stabiliser m.
 
         i, f, z, o = W x + U h + b,  U block-diagonal in `heads` heads
         m' = max(log F + m, i)      I = exp(i − m')      F' = exp(log F + m − m')
         c' = F' ⊙ c + I ⊙ tanh(z)      n' = F' ⊙ n + I      h' = σ(o) ⊙ c' / n'
 
-    log F is log σ(f), or with `forget="exp"` f itself: the paper allows both. m starts at −∞, so
-    that the first step has m' = i, as in the authors' code.
+    log F is log σ(f), or f itself with `forget="exp"`: the paper allows both. m starts at −∞, so
+    that m' = i at the first step, as in the authors' code.
     """
 
     paper = "Beck et al. 2024, arXiv:2405.04517"
@@ -38,7 +38,7 @@ class SLSTM(GatedCell):
     }
     keep = {"f": +1}
     write = {"i": +1}
-    heads: int = option(1, "blocks of the recurrent matrices; they divide hidden_size")
+    heads: int = option(1, "blocks of the recurrent matrices; a divisor of hidden_size")
     forget: str = option("sigmoid", "the forget gate's function", choices=("sigmoid", "exp"))
 
     def update(self, a: PreActivations, s: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -52,15 +52,15 @@ class SLSTM(GatedCell):
 
 @register_cell("mlstm")
 class MLSTM(GatedCell):
-    """Matrix memory LSTM: C keeps values under keys; nothing recurrent but C, n and m.
+    """A matrix memory LSTM: C stores values under keys, and only C, n and m are recurrent.
 
         q, k, v, o = W x + b (H each);  i, f = W x + b (one a head);  k scaled by 1 / √D
         m' = max(log F + m, i)      I = exp(i − m')      F' = exp(log F + m − m')
         C' = F' C + I v kᵀ      n' = F' n + I k
         h' = σ(o) ⊙ (C' q) / max(|n'ᵀ q|, exp(−m'))
 
-    D = H / `heads` is the size of a head. log F is log σ(f), or with `forget="exp"` f itself. The
-    state `c` holds C of all heads, (B, heads · D · D), row by row.
+    D = H / `heads` is the size of a head. log F is log σ(f), or f itself with `forget="exp"`. The
+    state `c` holds C of all heads row by row, (B, heads · D · D).
     """
 
     paper = "Beck et al. 2024, arXiv:2405.04517"
@@ -73,7 +73,7 @@ class MLSTM(GatedCell):
     states = {"c": State("memory_size"), "n": State(), "m": State("heads")}
     keep = {"f": +1}
     write = {"i": +1}
-    heads: int = option(1, "the number of memories; it divides hidden_size")
+    heads: int = option(1, "the number of memories; a divisor of hidden_size")
     forget: str = option("sigmoid", "the forget gate's function", choices=("sigmoid", "exp"))
 
     @property

@@ -1,11 +1,11 @@
-"""Our cells beside torchrecurrent's, under the same weights: writes results.csv and the table.
+"""Compare our cells with torchrecurrent's under the same weights; write results.csv and the table.
 
     python -m venv peer && peer/bin/pip install torchrecurrent==0.2.5 torch==2.13.0 numpy rich
     PYTHONPATH=. peer/bin/python experiments/agreement/compare.py
 
-Each pair runs eight steps from its initial state in float64. The weights are ours, random, given
-to their cell: `W("r n")` are our input matrices of the gates r and n, one below the other, which
-is their order; what a pair does not name is zero in theirs.
+Each pair runs eight steps from its initial state in float64. The weights of our cell are random
+and copied to theirs: `W("r n")` is our input matrices of the gates r and n, one below the other, in
+their order. A bias that a pair does not name is zero in theirs.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ Weights = Callable[[GatedCell], Tensor]
 
 
 def W(gates: str) -> Weights:
-    """Our input matrices of these gates."""
+    """Return our input matrices of these gates."""
     return lambda cell: torch.cat([cell.gate_weights()[g].weight_ih for g in gates.split()])
 
 
 def U(gates: str) -> Weights:
-    """Our recurrent blocks of these gates."""
+    """Return our recurrent blocks of these gates."""
     return lambda cell: torch.cat([cell.gate_weights()[g].weight_hh for g in gates.split()])
 
 
 def b(gates: str) -> Weights:
-    """Our biases of these gates; where there are two, their sum."""
+    """Return our biases of these gates; the sum, where a gate has two."""
 
     def total(cell: GatedCell, gate: str) -> Tensor:
-        biases = [each for each in cell.gate_weights()[gate][2:] if each is not None]
+        biases = [bias for bias in cell.gate_weights()[gate][2:] if bias is not None]
         return sum(biases) if biases else torch.zeros(cell.hidden_size, dtype=F64)
 
     return lambda cell: torch.cat([total(cell, gate) for gate in gates.split()])
 
 
 def P(names: str) -> Weights:
-    """Our parameters of these names."""
+    """Return our parameters of these names."""
     return lambda cell: torch.cat([getattr(cell, name) for name in names.split()])
 
 
 def EYE(cell: GatedCell) -> Tensor:
-    """The identity, where they have a matrix and the paper has none."""
+    """Return the identity, where they have a matrix and the paper has none."""
     return torch.eye(cell.hidden_size, dtype=F64)
 
 
 def ZEROS(cell: GatedCell) -> Tensor:
-    """No bias, where they have one and the paper has none."""
+    """Return a zero bias, where they have a bias and the paper has none."""
     return torch.zeros(cell.hidden_size, dtype=F64)
 
 
 def both(*parts: Weights) -> Weights:
-    """One below the other."""
+    """Stack the parts, one below the other."""
     return lambda cell: torch.cat([part(cell) for part in parts])
 
 
 def columns(name: str, number: int) -> Weights:
-    """One operand's columns of a weight that acts on two."""
+    """Return the columns of one operand of a weight that acts on two."""
     return lambda cell: getattr(cell, name).chunk(2, 1)[number]
 
 
 def normed(gates: str) -> Weights:
-    """Our input matrices with the gain of a batch normalisation whose statistics are 0 and 1."""
+    """Return our input matrices times the gain of a batch norm with statistics 0 and 1."""
     return lambda cell: torch.cat(
         [
             cell.gate_weights()[g].weight_ih * cell.gain_ih[cell.layout.x_rows[g], None]
@@ -89,13 +89,13 @@ class Pair:
 
     Attributes:
         ours, theirs: their names.
-        weights: from their parameters' names to what ours has for them.
-        options, their_options: how each is built.
+        weights: our values for their parameters, by their names.
+        options, their_options: the arguments of each cell.
         zero: our blocks, by kind and gate, that are zero in both.
         separate: whether theirs returns an output apart from its state.
-        delay: the steps by which its caller must delay the state.
-        output: from our output to theirs.
-        note: where they differ, what decides it; where they are made equal, how.
+        delay: the steps by which the caller of theirs must delay the state.
+        output: maps our output to theirs.
+        note: the deciding equation, or the change that makes the two equal.
     """
 
     ours: str
@@ -264,7 +264,7 @@ PAIRS = [
 
 
 def pair_up(pair: Pair) -> tuple[RNN, nn.Module]:
-    """Both cells with the same weights, I = H = 4."""
+    """Build both cells with the same weights, I = H = 4."""
     torch.manual_seed(0)
     rnn = RNN(pair.ours, 4, 4, dtype=F64, engine="loop", **pair.options).eval()
     theirs = getattr(torchrecurrent, pair.theirs)(4, 4, dtype=F64, **pair.their_options).eval()
@@ -273,8 +273,8 @@ def pair_up(pair: Pair) -> tuple[RNN, nn.Module]:
             parameter.normal_(0, 0.5)
         for kind, gate in pair.zero:
             getattr(rnn.gate_weights()[gate], kind).zero_()
-        given = dict(theirs.named_parameters())
-        for name, parameter in given.items():
+        parameters = dict(theirs.named_parameters())
+        for name, parameter in parameters.items():
             if name in pair.weights:
                 value = pair.weights[name](rnn.cell())
                 assert value.shape == parameter.shape, (pair.theirs, name, value.shape)
@@ -283,13 +283,13 @@ def pair_up(pair: Pair) -> tuple[RNN, nn.Module]:
                 parameter.zero_()
             else:
                 assert name in pair.their_options, (pair.theirs, name)
-        assert pair.weights.keys() <= given.keys(), (pair.theirs, given.keys())
+        assert pair.weights.keys() <= parameters.keys(), (pair.theirs, parameters.keys())
     return rnn, theirs
 
 
 @torch.no_grad()
 def run(pair: Pair, theirs: nn.Module, x: Tensor) -> Tensor:
-    """Their cell over a sequence, (T, B, H)."""
+    """Run their cell over a sequence; return the outputs, (T, B, H)."""
     state, outputs = None, []
     for t, x_t in enumerate(x):
         if pair.delay:
@@ -306,7 +306,7 @@ def run(pair: Pair, theirs: nn.Module, x: Tensor) -> Tensor:
 
 
 def difference(pair: Pair) -> float:
-    """The largest absolute difference of the outputs."""
+    """Return the largest absolute difference of the outputs."""
     rnn, theirs = pair_up(pair)
     x = torch.randn(STEPS, BATCH, 4, dtype=F64)
     with torch.no_grad():
@@ -329,14 +329,13 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     different = {row["torchrecurrent"] for row in rows if row["result"] == "different"}
-    said = (
-        f"Of {len(theirs)} cells {len(theirs - different)} are equal and {len(different)} are not."
-    )
+    equal = len(theirs - different)
+    summary = f"Of {len(theirs)} cells {equal} are equal and {len(different)} are not."
     table = ["| cell | torchrecurrent | result | difference | note |", "|---|---|---|---|---|"]
     table += ["| " + " | ".join(row.values()) + " |" for row in rows]
     readme = HERE / "README.md"
     text = readme.read_text().split("## Results")[0]
-    readme.write_text("\n".join([f"{text}## Results\n", said + "\n", *table, ""]))
+    readme.write_text("\n".join([f"{text}## Results\n", summary + "\n", *table, ""]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A plugin: the digits task, which notes when a job comes to its first line of work."""
+"""A plugin: the digits task, which records the time at which a job reaches its first line."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from cellzoo.tasks import Digits
 
 @register_task("clock")
 class Clock(Digits):
-    """Handwritten digits; its training split is asked for first, once a job."""
+    """Handwritten digits. A job reads the training split first, and once."""
 
     def examples(self, split, epoch):
         if split == "train":

@@ -1,4 +1,4 @@
-"""The same jobs as Hydra's own launchers run them: a hydra.main function."""
+"""A hydra.main function: the same jobs, for Hydra's own launchers."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cellzoo.config.compose import conf_folder, resolved, store_choices
+from cellzoo.config.checks import conf_folder
+from cellzoo.config.compose import resolved, store_choices
 from cellzoo.run.train import train
 
 store_choices()

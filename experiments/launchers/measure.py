@@ -1,4 +1,4 @@
-"""Launchers side by side: `python experiments/launchers/measure.py` writes launchers.csv here."""
+"""Measure launchers: `python experiments/launchers/measure.py` writes launchers.csv here."""
 
 import argparse
 import csv
@@ -32,7 +32,7 @@ LAUNCHERS = {
 
 
 def start(command: list[str], jobs: int, folder: Path) -> subprocess.Popen:
-    """A sweep over seeds; each job's first line is a file in folder/clock."""
+    """Start a sweep over seeds; each job writes the time of its first line to folder/clock."""
     (folder / "clock").mkdir()
     environment = {
         **os.environ,
@@ -48,7 +48,7 @@ def start(command: list[str], jobs: int, folder: Path) -> subprocess.Popen:
 
 
 def first_line(command: list[str], jobs: int) -> float:
-    """Seconds from the command to the first job's first line."""
+    """Return the seconds from the command to the first line of the first job."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         began = time.time()
         sweep = start(command, jobs, Path(folder))
@@ -59,12 +59,12 @@ def first_line(command: list[str], jobs: int) -> float:
         at = float(notes[0].read_text().split()[0])
         os.killpg(sweep.pid, signal.SIGKILL)
         sweep.wait()
-        time.sleep(1)  # its processes end
+        time.sleep(1)  # until its processes have ended
         return at - began
 
 
 def throughput(command: list[str], jobs: int, workers: int) -> dict[str, float]:
-    """What a job costs beside its own work, where all have the same."""
+    """Return the overhead of a job, in a sweep of equal jobs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if start(command, jobs, folder).wait() != 0:
@@ -93,16 +93,20 @@ def throughput(command: list[str], jobs: int, workers: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--many", type=int, default=1000, help="jobs of the sweep that is begun")
-    parser.add_argument("--few", type=int, default=12, help="jobs of the sweep that is run")
+    parser.add_argument(
+        "--many", type=int, default=1000, help="jobs of the sweep that is started only"
+    )
+    parser.add_argument(
+        "--few", type=int, default=12, help="jobs of the sweep that runs to its end"
+    )
     parser.add_argument("--only", nargs="*", default=list(LAUNCHERS))
-    said = parser.parse_args()
+    options = parser.parse_args()
     rows = []
-    for name in said.only:
+    for name in options.only:
         workers = 1 if name == "Hydra basic" else WORKERS
         row = {"launcher": name, "workers": workers}
-        row[f"first line of {said.many} jobs, s"] = first_line(LAUNCHERS[name], said.many)
-        rows.append(row | throughput(LAUNCHERS[name], said.few, workers))
+        row[f"first line of {options.many} jobs, s"] = first_line(LAUNCHERS[name], options.many)
+        rows.append(row | throughput(LAUNCHERS[name], options.few, workers))
         print(rows[-1], flush=True)
     columns = list(rows[0])
     with (HERE / "launchers.csv").open("w", newline="") as file:

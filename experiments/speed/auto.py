@@ -1,9 +1,9 @@
-"""What `auto` costs over a short run, beside each engine that it could have chosen.
+"""Measure `auto` over a short run, beside each engine that it could have chosen.
 
     python experiments/speed/auto.py [CELL…]
 
-Training steps of each, in twenty turns, the engines settled and compiled before: 2,000, and at
-large shapes, where steps alone count, as many as take about as long.
+Each engine makes its training steps in twenty turns, settled and compiled before: 2,000 steps, and
+at large shapes as many as take about as long.
 """
 
 import sys
@@ -26,7 +26,7 @@ STEPS = {
 
 
 def training(cell: str, engine: str, shape: tuple[int, ...]):
-    """A function that makes so many training steps."""
+    """Return the settled engine, and a function that makes a number of training steps."""
     time_steps, batch, input_size, hidden_size = shape
     rnn = RNN(cell, input_size, hidden_size, engine=engine)
     rnn.settle_engine()
@@ -39,7 +39,7 @@ def training(cell: str, engine: str, shape: tuple[int, ...]):
             rnn(x)[0].square().mean().backward()
             optimizer.step()
 
-    run(1)  # raises where the engine cannot; compiles
+    run(1)  # compiles; raises EngineError if the engine declines
     return rnn.engine, run
 
 

@@ -1,9 +1,10 @@
-"""What packed input costs by each engine: training steps on batches of the chorales of task `jsb`.
+"""Measure training steps on packed input with each engine: batches of the chorales of task `jsb`.
 
     python experiments/speed/packed.py [CELL…]
 
-Forward and backward from a fixed gradient of the outputs, x taking none and no optimizer, batch 8
-and 36 units as in `experiment=jsb`. Engines take turns; medians over the rounds.
+A step is forward and backward from a fixed gradient of the outputs, without a gradient of x and
+without an optimizer; batch size 8 and 36 units as in `experiment=jsb`. Engines take turns; times
+are medians over the rounds.
 """
 
 import statistics
@@ -20,7 +21,7 @@ BATCHES, ROUNDS = 10, 15
 
 
 def stepping(cell: str, engine: str, batches: list) -> object:
-    """A function that makes a training step of each batch."""
+    """Return a function that makes a training step with each batch."""
     rnn = RNN(cell, JSB.input_size, 36, engine=engine)
 
     def run() -> None:
@@ -29,7 +30,7 @@ def stepping(cell: str, engine: str, batches: list) -> object:
             rows = rnn(x)[0].data
             rows.backward(torch.ones_like(rows))
 
-    run()  # raises where the engine cannot; compiles
+    run()  # compiles; raises EngineError if the engine declines
     return run
 
 
@@ -48,7 +49,7 @@ def main(cells: list[str]) -> None:
                 start = time.perf_counter()
                 run()
                 times[engine].append((time.perf_counter() - start) / BATCHES * 1e3)
-        medians = {engine: statistics.median(each) for engine, each in times.items()}
+        medians = {engine: statistics.median(values) for engine, values in times.items()}
         shown = ", ".join(f"{engine} {value:.2f} ms" for engine, value in medians.items())
         print(f"{cell}: {shown}", flush=True)
 

@@ -1,10 +1,10 @@
-"""Where a compiled training step's time goes, by one thread.
+"""Measure the parts of a compiled training step, on one thread.
 
     python experiments/speed/parts.py [CELL…]
 
-CPU milliseconds of the fastest of 25 rounds of 10 steps: the input product, the loop over time
-forward and backward (its own products with the states among it), the products for the weights'
-gradients, and the rest, which is Python, autograd and torch's operations.
+Prints CPU milliseconds of the fastest of 25 rounds of 10 steps: the input product, the loop over
+time forward and backward (including its products with the states), the products for the gradients
+of the weights, and the rest: Python, autograd and torch's operations.
 """
 
 import sys
@@ -16,7 +16,7 @@ from functools import partialmethod
 import torch
 
 from cellzoo import RNN
-from cellzoo.engines.compiled.library import Library
+from cellzoo.engines.compiled.cpu.library import Library
 
 SHAPES = [(60, 8, 88, 36), (100, 32, 64, 64), (100, 32, 256, 256)]
 ROUNDS, STEPS = 25, 10
@@ -24,7 +24,7 @@ PARTS = {"linear": "input product", "outer": "weights' gradients", "run": "loop"
 
 
 def watch(spent: Counter[str]) -> None:
-    """Have each call of a library add its time to its part's."""
+    """Add the time of each call of a library to the part that it belongs to."""
 
     def timed(
         library: Library, function: Callable[..., object], name: str, *arguments: object

@@ -1,7 +1,7 @@
-"""Any cell at fused speed: its steps compiled into one loop over time, forward and backward.
+"""Any cell at the speed of a fused kernel: its steps compiled into one loop over time.
 
-The input projection is one product before the loop; the steps of the loop are compiled from the
-author's update; each weight's gradient is one product after the loop.
+The input projection is one product before the loop. The steps of the loop are compiled from the
+author's update, forward and backward. The gradient of each weight is one product after the loop.
 """
 
 from __future__ import annotations
@@ -16,42 +16,51 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.compiled.chunks import Chunked
+from cellzoo.cells.prepared import PreparedCell
+from cellzoo.engines.compiled.cpu import inductor
+from cellzoo.engines.compiled.cpu.products import FasterLinear
+from cellzoo.engines.compiled.cpu.programs import CPUPrograms
+from cellzoo.engines.compiled.cuda.chunks import Chunked
+from cellzoo.engines.compiled.cuda.traced import has_triton
+from cellzoo.engines.compiled.groups import Inputs, Saved, Tensors, grouped
 from cellzoo.engines.compiled.lengths import Lengths
-from cellzoo.engines.compiled.products import FasterLinear
+from cellzoo.engines.compiled.precision import autocast_to
 from cellzoo.engines.compiled.programs import Programs, programs_of
-from cellzoo.engines.compiled.steps import autocast_to, grouped
-from cellzoo.engines.compiled.traced import has_triton
 from cellzoo.engines.errors import CompileError
 from cellzoo.engines.packing import States, run_directions, run_one_direction
+from cellzoo.engines.private import is_dispatched, is_transformed, keeps_graph
 
-#: What runs a cell's steps, by the type of device.
-PROGRAMS: dict[str, type[Programs]] = {"cpu": Programs, "cuda": Chunked}
+#: The programs that run a cell's steps, by the type of device.
+PROGRAMS: dict[str, type[Programs]] = {"cpu": CPUPrograms, "cuda": Chunked}
 
 
 def declines(
     layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
 ) -> str | None:
-    """Why this cannot be compiled; None if it can."""
+    """Return the reason why this cannot be compiled; None if it can."""
     cell = layer[0]
     dtype, device = cell._like.dtype, cell._like.device.type
     if device not in PROGRAMS:
         return f"not written for {device}"
     cast = autocast_to(cell._like.device)
     if cast not in (None, torch.float32, torch.bfloat16):
-        return f"not proved for autocast to {cast}"
+        return f"not tested under autocast to {cast}"
+    if device == "cpu" and (reason := inductor.declines()):
+        return reason
     if device == "cuda" and not has_triton():
         return "triton, by which torch compiles for CUDA, is not installed"
     if dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        return f"not proved for {dtype}"
+        return f"not tested with {dtype}"
     return untraceable(cell)
 
 
 def untraceable(cell: GatedCell) -> str | None:
-    """Why a cell's steps cannot be traced, here and now; None if they can."""
+    """Return the reason why a cell's steps cannot be traced in this context; None if they can."""
     dtype = cell._like.dtype
-    if torch._C._functorch.maybe_current_level() is not None:
-        return "torch.func's transforms do not see through compiled code"
+    if is_transformed():
+        return "torch.func's transforms do not reach into compiled code"
+    if is_dispatched():
+        return "a dispatch mode does not see the operations of compiled code"
     if torch.compiler.is_compiling():
         return "torch.compile and torch.export trace the loop themselves"
     odd = [n for n, s in cell.layout.states.items() if s.dtype not in (None, dtype)]
@@ -68,18 +77,18 @@ def run(
     dt: Tensor | None = None,
     checkpoint_steps: int | None = None,
 ) -> tuple[Tensor, list[States]]:
-    """Run one layer through time; arguments and result as `loop.run`.
+    """Run one layer over time; arguments and result as for `loop.run`.
 
     Raises:
         CompileError: the cell cannot be traced or compiled.
     """
-    make = PROGRAMS[layer[0]._like.device.type]
-    run = partial(run_direction, make, x, batch_sizes, dt, checkpoint_steps)
+    kind = PROGRAMS[layer[0]._like.device.type]
+    run = partial(run_direction, kind, x, batch_sizes, dt, checkpoint_steps)
     return run_directions(layer, states, run)
 
 
 def run_direction(
-    make: type[Programs],
+    kind: type[Programs],
     x: Tensor,
     batch_sizes: Tensor | None,
     dt: Tensor | None,
@@ -88,27 +97,30 @@ def run_direction(
     initial: States,
     reverse: bool,
 ) -> tuple[Tensor, States]:
-    """One direction by `make`.
+    """Run one direction by programs of some kind.
 
-    Packed input is one call; where `make` takes sequences of one length only, or states are to be
-    computed again, as runs of equal batch size.
+    Packed input is one call. It is one call for each segment of equal batch size if the programs
+    take sequences of one length only, or if states are to be recomputed.
     """
-    cell = cell.prepare()
-    made = programs_of(cell, make)
-    if made.steps.projection and dt is None:
+    prepared = PreparedCell(cell)
+    programs = programs_of(prepared, kind)
+    if programs.steps.projection and dt is None:
         sequences = [x]
-        projection = [getattr(cell, name) for name in made.steps.projection]
+        projection = [getattr(cell, name) for name in programs.steps.projection]
     else:
         with FasterLinear():
-            projected = cell.project_sequence(x, dt)
-        if tuple(projected) != made.steps.projected:
-            raise CompileError(f"{cell.name}.project gave {list(projected)}, and first others")
-        # Pre-activations are of the states' type; under autocast a projection may not be.
+            projected = prepared.cell.project_sequence(x, dt)
+        if tuple(projected) != programs.steps.projected:
+            raise CompileError(
+                f"{cell.name}.project returned {list(projected)}, after "
+                f"{list(programs.steps.projected)} in its first call"
+            )
+        # Pre-activations have the dtype of the states; under autocast a projection may not.
         dtype = cell._like.dtype
-        sequences, projection = [each.to(dtype) for each in projected.values()], []
-    constants = [projection, *made.steps.inputs_of(cell)]
-    run = partial(_run_rows, made, constants, reverse)
-    if batch_sizes is not None and made.PACKED and checkpoint_steps is None:
+        sequences, projection = [tensor.to(dtype) for tensor in projected.values()], []
+    constants = [projection, *programs.steps.parameters_of(prepared)]
+    run = partial(_run_rows, programs, constants, reverse)
+    if batch_sizes is not None and programs.PACKED and checkpoint_steps is None:
         return run(Lengths(batch_sizes.tolist()), sequences, initial)
     dense = partial(_run_dense, run)
     return run_one_direction(dense, sequences, initial, batch_sizes, reverse, checkpoint_steps)
@@ -126,83 +138,76 @@ def _run_dense(
 
 
 def _run_rows(
-    made: Programs,
-    constants: list[list[Tensor]],
+    programs: Programs,
+    constants: Sequence[Tensors],
     reverse: bool,
     lengths: Lengths,
     sequences: list[Tensor],
     initial: States,
 ) -> tuple[Tensor, States]:
-    """One direction of sequences of these lengths, (rows, …) each."""
-    groups = [[*map(lengths.turned, sequences)] if reverse else sequences, initial, *constants]
-    sizes = [len(group) for group in groups]
-    tensors = [tensor.contiguous() for group in groups for tensor in group]
+    """Run one direction of sequences of these lengths, (rows, …) each."""
+    rows = [*map(lengths.turned, sequences)] if reverse else sequences
+    inputs = Inputs(rows, initial, *constants)
+    tensors = [tensor.contiguous() for group in inputs for tensor in group]
     with _without_autocast(initial[0]):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            made.begin(groups)
-        output, *final = _Sequence.apply(made, lengths, sizes, *tensors)
+            programs.begin(inputs)
+        sizes = [len(group) for group in inputs]
+        output, *final = _Sequence.apply(programs, lengths, sizes, *tensors)
     return lengths.turned(output) if reverse else output, tuple(final)
 
 
 def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Steps cast themselves what is cast."""
-    on = autocast_to(tensor.device) is not None
-    return torch.autocast(tensor.device.type, enabled=False) if on else nullcontext()
+    """Disable autocast: steps cast their operands themselves."""
+    enabled = autocast_to(tensor.device) is not None
+    return torch.autocast(tensor.device.type, enabled=False) if enabled else nullcontext()
 
 
 class _Sequence(torch.autograd.Function):
-    """A whole sequence: keeps the states and the pre-activations, no more.
+    """A whole sequence. It saves the states and the pre-activations, no more.
 
-    The backward pass overwrites the pre-activations, when nobody needs them again.
-
-    Its tensors are x or what is projected, (rows, …) each; the initial states; weight_ih and
-    bias_ih where it makes the projection; the weights and biases of the products; extras.
+    The backward pass overwrites the pre-activations unless the graph is kept. The tensors are
+    those of `Inputs`, one after the other.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, made: Programs, lengths: Lengths, sizes: list[int], *tensors: Tensor
+        ctx: Any, programs: Programs, lengths: Lengths, sizes: list[int], *tensors: Tensor
     ) -> Any:
-        sequences, initial, projection, *others = grouped(tensors, *sizes)
-        final, output, states, early, projected = made.forward(
-            lengths, sequences, projection, initial, *others
-        )
-        ctx.made, ctx.lengths = made, lengths
-        ctx.sizes = [*sizes, len(projected), len(states), len(early)]
-        ctx.save_for_backward(*tensors, *projected, *states, *early)
+        final, output, saved = programs.forward(lengths, Inputs(*grouped(tensors, *sizes)))
+        ctx.programs, ctx.lengths = programs, lengths
+        ctx.sizes = [*sizes, *map(len, saved)]
+        ctx.save_for_backward(*tensors, *(tensor for group in saved for tensor in group))
         return output, *final
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         groups = grouped(ctx.saved_tensors, *ctx.sizes)
-        wanted = ctx.needs_input_grad[3:]
+        inputs, saved = Inputs(*groups[:6]), Saved(*groups[6:])
+        needed = ctx.needs_input_grad[3:]
         with _without_autocast(gradients[0]):
             if torch.is_grad_enabled():  # create_graph: second derivatives go through the loop
-                return None, None, None, *_replay(ctx.made, ctx.lengths, groups[:6], gradients)
-            output, *final = (gradient.contiguous() for gradient in gradients)
-            again = torch._C._autograd._get_current_graph_task_keep_graph()
-            found = ctx.made.backward(
-                ctx.lengths, *groups, output, final, of_x=wanted[0], again=again
+                return None, None, None, *_replay(ctx.programs, ctx.lengths, inputs, gradients)
+            of_output, *of_final = (gradient.contiguous() for gradient in gradients)
+            of_inputs = ctx.programs.backward(
+                ctx.lengths, inputs, saved, of_output, of_final, needed[0], keeps_graph()
             )
-        each = zip(found, wanted, strict=True)
-        return None, None, None, *(gradient if want else None for gradient, want in each)
+        pairs = zip(of_inputs, needed, strict=True)
+        return None, None, None, *(gradient if need else None for gradient, need in pairs)
 
 
 def _replay(
-    made: Programs, lengths: Lengths, groups: list[list[Tensor]], gradients: Any
+    programs: Programs, lengths: Lengths, inputs: Inputs, gradients: Any
 ) -> list[Tensor | None]:
-    """The gradients by the plain loop, themselves with a graph."""
-    # Views: a tensor that comes twice would get its whole gradient twice.
-    groups = [[tensor.view_as(tensor) for tensor in group] for group in groups]
-    sequences, initial, projection, *others = groups
+    """Return the gradients of the inputs by the plain loop, themselves with a graph."""
+    # Views, because a tensor that occurs twice would get its whole gradient twice.
+    inputs = Inputs(*([tensor.view_as(tensor) for tensor in group] for group in inputs))
+    sequences, initial, projection, *_ = inputs
     projected = [functional.linear(*sequences, *projection)] if projection else sequences
-    found = made.steps.forward(lengths, projected, initial, *others)
-    inputs = [tensor for group in groups for tensor in group]
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    number = made.steps.states
-    slopes = torch.autograd.grad(
-        [found[number], *found[:number]], wanted, gradients, create_graph=True,
-        allow_unused=True,
-    )  # fmt: skip
-    left = iter(slopes)
-    return [next(left) if tensor.requires_grad else None for tensor in inputs]
+    final, output, _ = programs.steps.forward(lengths, projected, initial, inputs.parameters)
+    tensors = [tensor for group in inputs for tensor in group]
+    needed = [tensor for tensor in tensors if tensor.requires_grad]
+    of_needed = iter(torch.autograd.grad(
+        [output, *final], needed, gradients, create_graph=True, allow_unused=True
+    ))  # fmt: skip
+    return [next(of_needed) if tensor.requires_grad else None for tensor in tensors]

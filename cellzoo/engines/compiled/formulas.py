@@ -1,4 +1,4 @@
-"""Functions of torch as the operations that they are made of."""
+"""Functions of torch as their elementary operations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Formulas(TorchFunctionMode):
-    """Layer norms as what they are made of, for the compiler to fuse with what is around them.
+    """Decompose layer norms, so that the compiler fuses them with the operations around them.
 
     Their gains then act unit by unit, like any other parameter.
     """
@@ -38,7 +38,10 @@ def _layer_norm(
 
 
 class _Normalise(torch.autograd.Function):
-    """To mean 0 and variance 1; also gives the scale. Its vjp has two sums that wait for none."""
+    """Normalisation to mean 0 and variance 1, with the scale as a second output.
+
+    The two sums of its vjp do not depend on each other.
+    """
 
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -55,7 +58,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, of_scale: Tensor | None) -> Any:
         normalised, scale = ctx.saved_tensors
         along = (gradient * normalised).mean(-1, keepdim=True)
-        found = scale * (gradient - gradient.mean(-1, keepdim=True) - normalised * along)
+        of_x = scale * (gradient - gradient.mean(-1, keepdim=True) - normalised * along)
         if of_scale is not None:  # in a second derivative
-            found = found - of_scale * scale.square() * normalised / normalised.shape[-1]
-        return found, None
+            of_x = of_x - of_scale * scale.square() * normalised / normalised.shape[-1]
+        return of_x, None

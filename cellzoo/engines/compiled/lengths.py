@@ -1,4 +1,4 @@
-"""Which rows of a packed batch are whose."""
+"""The rows of each sequence in a packed batch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 class Lengths:
     """The lengths of a batch's sequences, the longest first.
 
-    Rows lie step by step, as in torch's PackedSequence: at each step those of the sequences that
-    still run. Where all sequences are of one length, rows are (T, B, …) flattened.
+    Rows lie step by step, as in torch's PackedSequence: each step has one row for each sequence
+    that still runs. If all sequences have one length, rows are (T, B, …) flattened.
 
     Args:
-        batch_sizes: how many sequences run at each step.
+        batch_sizes: the number of sequences at each step.
 
     Attributes:
-        batch: how many sequences there are.
-        rows: how many rows, over all steps.
+        batch: the number of sequences.
+        rows: the number of rows, over all steps.
         steps: the length of the longest sequence.
-        equal: whether all sequences are of one length.
+        equal: whether all sequences have one length.
     """
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
@@ -34,44 +34,44 @@ class Lengths:
         self.equal = self.batch == self.batch_sizes[-1]
 
     def final(self, states: Tensor) -> Tensor:
-        """Each sequence's last state.
+        """Return the last state of each sequence, (B, …).
 
         Args:
-            states: (B + rows, …): the initial ones, then those after each step.
+            states: (B + rows, …): the initial states, then the states after each step.
         """
         if self.equal:
             return states[self.rows :].clone()
         return states.index_select(0, self._last)
 
     def before(self, states: Tensor) -> Tensor:
-        """The states before each step, (rows, …), of the same as `final`."""
+        """Return the states before each step, (rows, …); argument as for `final`."""
         if self.equal:
             return states[: self.rows]
         return states.index_select(0, self._previous)
 
     def turned(self, rows: Tensor) -> Tensor:
-        """The rows with each sequence in the opposite order of time; turned again, as they were."""
+        """Return the rows with each sequence reversed in time; twice returns the original."""
         if self.equal:
             return rows.view(self.steps, self.batch, *rows.shape[1:]).flip(0).flatten(0, 1)
         return rows.index_select(0, self._opposite)
 
     def bounds(self, parts: int) -> list[int]:
-        """Where each part of the batch begins, and the batch's end.
+        """Return the first sequence of each part of the batch, and the batch's end.
 
-        A part is of sequences that follow each other, and all have about as many rows.
+        A part holds consecutive sequences. All parts have about the same number of rows.
         """
         if self.equal:
             return [part * self.batch // parts for part in range(parts + 1)]
-        found = [0]
+        bounds = [0]
         for part in range(1, parts):
             aim = part * self.rows / parts
-            possible = range(found[-1] + 1, self.batch - parts + part + 1)
-            found.append(min(possible, key=lambda end: abs(self._ends[end - 1] - aim)))
-        return [*found, self.batch]
+            possible = range(bounds[-1] + 1, self.batch - parts + part + 1)
+            bounds.append(min(possible, key=lambda end: abs(self._ends[end - 1] - aim)))
+        return [*bounds, self.batch]
 
     @cached_property
     def distinct_sizes(self) -> set[int]:
-        """The numbers of sequences that run at some step."""
+        """Return the distinct batch sizes."""
         return set(self.batch_sizes)
 
     @cached_property
@@ -80,33 +80,33 @@ class Lengths:
 
     @cached_property
     def _ends(self) -> list[int]:
-        """The rows of the first sequence, of the first two, and so on."""
+        """Return the number of rows of the first sequence, of the first two, and so on."""
         return list(accumulate(self._lengths.tolist()))
 
     @cached_property
     def _begins(self) -> Tensor:
-        """Where the initial states, and those after each step, begin among all states."""
+        """Return the place of the first initial state, and of the first state after each step."""
         return torch.tensor([0, *accumulate([self.batch, *self.batch_sizes[:-1]])])
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
-        """Each row's step and sequence."""
+        """Return the step and the sequence of each row."""
         step = torch.repeat_interleave(torch.tensor(self.batch_sizes))
         return step, torch.arange(self.rows) + self.batch - self._begins[1:][step]
 
     @cached_property
     def _last(self) -> Tensor:
-        """Where each sequence's last state is."""
+        """Return the place of the last state of each sequence."""
         return self._begins[self._lengths] + torch.arange(self.batch)
 
     @cached_property
     def _previous(self) -> Tensor:
-        """Where the state before each row is."""
+        """Return the place of the state before each row."""
         step, sequence = self._places
         return self._begins[step] + sequence
 
     @cached_property
     def _opposite(self) -> Tensor:
-        """Where each row is when its sequence is turned."""
+        """Return the place of each row in reversed time."""
         step, sequence = self._places
         return self._begins[self._lengths[sequence] - step] - self.batch + sequence

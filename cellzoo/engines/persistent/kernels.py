@@ -1,4 +1,4 @@
-"""Kernels of a cell's steps: written, loaded by Triton and launched."""
+"""The kernels of a cell's steps: their source, their loading by Triton and their launch."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellzoo.engines.compiled import cache
-from cellzoo.engines.compiled.steps import Steps, Tensors
-from cellzoo.engines.compiled.traced import Call, OverTime, Step, trace_step
+from cellzoo.engines.compiled.cpu import cache
+from cellzoo.engines.compiled.cuda.traced import Call, OverTime, StepFn, trace_step
+from cellzoo.engines.compiled.groups import Tensors
+from cellzoo.engines.compiled.steps import Steps
 from cellzoo.engines.persistent.operations import UnsupportedError
 from cellzoo.engines.persistent.source import Source, Writer
 from cellzoo.system.files import write_whole
 
-BLOCK = 16  # sequences of a program: the fewest that a product takes
-WARPS, STAGES = 8, 2  # threads of a program by 32; steps whose inputs are loaded at once
+BLOCK = 16  # sequences of a program: the fewest for a product
+WARPS, STAGES = 8, 2  # threads of a program by 32; steps with inputs in flight
 
 
 class Kernels(OverTime):
-    """A cell's steps as a kernel forward and one backward; not measured."""
+    """A cell's steps as one kernel forward and one backward; not measured."""
 
     def make(self, call: Call) -> Kernel:
-        """The kernel of the call's step."""
+        """Return the kernel of a call's step."""
         return Kernel(source(call))
 
 
 def source(call: Call) -> Source:
-    """The source of the kernel of a call's step.
+    """Return the source of the kernel of a call's step.
 
     Raises:
-        UnsupportedError: the step does what no kernel has.
+        UnsupportedError: a kernel does not support the step.
     """
     from torch._decomp import core_aten_decompositions
 
     kept = torch.ops.aten.native_layer_norm.default
-    table = {op: made for op, made in core_aten_decompositions().items() if op is not kept}
+    table = {op: parts for op, parts in core_aten_decompositions().items() if op is not kept}
     traced = trace_step(call, table)
     cell = call.steps.cell
     title = f"{cell.name}_{call.name}" if cell.name.isidentifier() else call.name
@@ -45,12 +46,12 @@ def source(call: Call) -> Source:
 
 
 def names(steps: Steps, name: str) -> list[str]:
-    """What to call the tensors of a step: what is carried, its inputs, what all steps share."""
+    """Return names for the carried tensors of a step, its inputs and the shared tensors."""
     states = list(steps.cell.layout.states)
-    projected = ["x" if each == "all" else f"x_{each}" for each in steps.projected]
-    products = ["_".join(each) for each in [*steps.early, *steps.late]]
-    weights = [f"u_{each}" for each in products]
-    biases = [f"b_{each}" for each in products if each not in steps.cell._matrices]
+    projected = ["x" if part == "all" else f"x_{part}" for part in steps.projected]
+    products = ["_".join(gates) for gates in [*steps.early, *steps.late]]
+    weights = [f"u_{product}" for product in products]
+    biases = [f"b_{product}" for product in products if product not in steps.cell._matrices]
     biases = biases if steps.cell.bias_hh is not None else []
     if name == "forward":
         return [*states, *projected, *weights, *biases, *steps.extras]
@@ -59,7 +60,7 @@ def names(steps: Steps, name: str) -> list[str]:
         *(f"of_{extra}" for extra in steps.extras),
         *(projected[place] for place in steps.kept),
         *states,
-        *(f"a_{each}" for each in products[: len(steps.early)]),
+        *(f"a_{product}" for product in products[: len(steps.early)]),
         "of_output",
         *weights,
         *biases,
@@ -75,14 +76,19 @@ class Kernel:
         self.path = cache.folder() / f"{source.name}-{_hash(source.text)}.py"
         write_whole(self.path, lambda target: target.write_text(source.text))
         module: dict[str, Any] = {"__name__": self.path.stem}
-        # Triton reads a function's source from its file; what runs is the text that was made here.
+        # Triton reads the source of a function from its file. It runs the text from here.
         exec(compile(source.text, str(self.path), "exec"), module)
         self._function = module[source.name]
 
     def __call__(
-        self, step: Step, carry: Tensors, inputs: Tensors, shared: Tensors, backwards: bool = False
+        self,
+        step: StepFn,
+        carry: Tensors,
+        inputs: Tensors,
+        shared: Tensors,
+        backwards: bool = False,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Run the steps over time; arguments and result as `traced.loop`, `step` unread."""
+        """Run the steps over time; arguments as for `traced.loop`; `step` is not used."""
         source = self.source
         length, batch = inputs[0].shape[:2]
         programs = -(-batch // BLOCK)
@@ -96,13 +102,13 @@ class Kernel:
             inputs[0].new_empty(length, batch, width, dtype=dtype)
             for width, dtype in source.outputs
         ]
-        given = [
+        tensors = [
             *(carry[n] for n in source.starts),
             *(inputs[n] for n in source.inputs),
             *(shared[n] for n in source.shared),
         ]
         rounding = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-        arguments = [*(t.contiguous() for t in given), *ends, *outputs, length, batch]
+        arguments = [*(t.contiguous() for t in tensors), *ends, *outputs, length, batch]
         with torch.cuda.device(inputs[0].device) if inputs[0].is_cuda else nullcontext():
             self._launch(programs, *arguments, BLOCK, rounding)
         new = [

@@ -1,8 +1,8 @@
 """A step's operations as lines of a Triton kernel.
 
-Triton's tiles have powers of two for extents, so a tensor (B, k·H) is k tiles of (BLOCK, H to the
-next power of two), and what lies in the padding is masked where it would be seen: in products,
-sums and stores.
+The extents of Triton's tiles are powers of two. So a tensor (B, k·H) is k tiles of (BLOCK, H to
+the next power of two). The padding is masked wherever it would have an effect: in products, sums
+and stores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from cellzoo.engines.compiled.traced import Traced
+from cellzoo.engines.compiled.cuda.traced import Traced
 from cellzoo.engines.errors import EngineError
 
 DTYPES = {torch.float32: "tl.float32", torch.float64: "tl.float64", torch.float16: "tl.float16",
@@ -53,21 +53,21 @@ POINTWISE = {
     "maximum": "tl.maximum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
     "minimum": "tl.minimum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
 }
-# What a kernel calls its own.
+# The kernel's own names.
 TAKEN = ("tl", "triton", "t", "T", "B", "BLOCK", "PRECISION", "at", "step", "program", "rows",
          "columns", "inner", "row", "unit", "square")  # fmt: skip
 SAME = {"clone", "detach", "alias", "lift_fresh_copy"}
 CONSTANT = {"full": 1, "full_like": 1, "new_full": 2, "scalar_tensor": 0,
             "zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones_like": 1.0}  # fmt: skip
 
-# Functions that a kernel calls, written where it does.
+# Functions that a kernel may call; only those that it calls are written.
 HELPERS = {
     "sigmoid": """\
 @triton.jit
 def sigmoid(x):
     return 1 / (1 + tl.exp(-x))
 """,
-    # In single precision 1 - 2 / (…) cancels near 0: there the minimax polynomial of `programs`.
+    # In single precision 1 - 2 / (…) cancels near 0. A minimax polynomial replaces it there.
     "tanh": """\
 @triton.jit
 def tanh(x):
@@ -84,15 +84,15 @@ def tanh(x):
 
 
 class UnsupportedError(EngineError):
-    """A step has no kernel; the message names what is in the way."""
+    """A kernel does not support a step; the message names the operation."""
 
 
 class Value(NamedTuple):
     """A tensor of one step.
 
     Attributes:
-        tiles: H columns each; the name of a variable, or a number that fills the tile.
-        batched: whether its rows are the batch's; else it has one row, for all of them.
+        tiles: H columns each: the name of a variable, or a number that fills the tile.
+        batched: whether it has the rows of the batch; else it has one row for all of them.
         single: whether it has one column.
     """
 
@@ -105,12 +105,12 @@ class Matrix(NamedTuple):
     """A matrix that all steps share, or its transpose."""
 
     name: str
-    columns: int  # as it lies in memory
+    columns: int  # in memory
     turned: bool = False
 
 
 class Operations:
-    """Writes the lines of a step, operation by operation.
+    """The writer of the lines of a step, operation by operation.
 
     Args:
         traced: the step.
@@ -128,12 +128,12 @@ class Operations:
         self.before: list[str] = []
         self.body: list[str] = []
         self._values: dict[Node, Any] = {}
-        self._given: dict[Node, str] = {}  # the names of what the step is given
+        self._given: dict[Node, str] = {}  # the names of the tensors that the step reads
         self._loaded: dict[tuple[Matrix, int, int], str] = {}
         self._taken = {*TAKEN, *HELPERS, *keyword.kwlist}
 
     def _operation(self, node: Node) -> Any:
-        """Write an operation; returns its result: a Value, a Matrix or a list."""
+        """Write an operation and return its result: a Value, a Matrix or a list."""
         target: Any = node.target
         if node.op != "call_function":
             raise UnsupportedError("no kernel has a tensor that the update makes of numbers")
@@ -166,25 +166,25 @@ class Operations:
     def _pointwise(self, node: Any, name: str) -> Value:
         if set(node.kwargs) - {"alpha"} or node.kwargs.get("alpha", 1) != 1:
             raise UnsupportedError(f"no kernel has {node.target} with {dict(node.kwargs)}")
-        given = [self._operand(argument) for argument in node.args]
-        batched, single = any(v.batched for v in given), all(v.single for v in given)
-        number = max(len(value.tiles) for value in given)
-        made = self._named_like(node, number, batched, single)
-        for k, tile in enumerate(made.tiles):
-            operands = [v.tiles[k if len(v.tiles) > 1 else 0] for v in given]
-            alike = [(v.batched, v.single) == (batched, single) for v in given]
+        values = [self._operand(argument) for argument in node.args]
+        batched, single = any(v.batched for v in values), all(v.single for v in values)
+        number = max(len(value.tiles) for value in values)
+        result = self._named_like(node, number, batched, single)
+        for k, tile in enumerate(result.tiles):
+            operands = [v.tiles[k if len(v.tiles) > 1 else 0] for v in values]
+            alike = [(v.batched, v.single) == (batched, single) for v in values]
             folded = _without_zeros(name, operands, alike)
             if folded is not None:
-                made.tiles[k] = folded
+                result.tiles[k] = folded
                 continue
-            real = [v for v, o in zip(given, operands, strict=True) if not _is_number(o)]
-            found = any(v.batched for v in real), all(v.single for v in real)
-            if found != (batched, single) or not real:  # a number makes out the shape
+            real = [v for v, o in zip(values, operands, strict=True) if not _is_number(o)]
+            shape = any(v.batched for v in real), all(v.single for v in real)
+            if shape != (batched, single) or not real:  # a number determines the shape
                 place = next(n for n, operand in enumerate(operands) if _is_number(operand))
                 operands[place] = self._full(operands[place], node, batched, single)
             code = POINTWISE[name].format(*(f"({o})" if o[0] == "-" else o for o in operands))
             self.body.append(f"{tile} = {code}")
-        return made
+        return result
 
     def _product(self, node: Any) -> Value:
         value, matrix = (self._values[argument] for argument in node.args)
@@ -195,9 +195,9 @@ class Operations:
             return Value(["0.0"] * number, True, single)
         operands = self._masked(self._whole(value, node.args[0]), node)
         number, _ = self._extent(node)
-        made = self._named_like(node, number, True, False)
+        result = self._named_like(node, number, True, False)
         kind = DTYPES[node.meta["val"].dtype]
-        for j, tile in enumerate(made.tiles):
+        for j, tile in enumerate(result.tiles):
             total = ""  # of the products before
             for i, operand in enumerate(operands):
                 right = self._tile_of(matrix, i, j)
@@ -206,10 +206,10 @@ class Operations:
                 total = f", {tile}"
             if kind in ("tl.float16", "tl.bfloat16"):
                 self.body.append(f"{tile} = {tile}.to({kind})")
-        return made
+        return result
 
     def _tile_of(self, matrix: Matrix, i: int, j: int) -> str:
-        """A tile of a matrix, loaded before the loop."""
+        """Return a tile of a matrix, which is loaded before the loop."""
         if (matrix, i, j) not in self._loaded:
             name = self._fresh(f"{matrix.name}{'_t' * matrix.turned}_{i}_{j}")
             self._loaded[matrix, i, j] = name
@@ -227,9 +227,9 @@ class Operations:
         return matrix._replace(turned=not matrix.turned)
 
     def _view(self, node: Any) -> Value:
-        """A row with or without its leading extents of 1."""
+        """Add or remove leading extents of 1."""
         source = node.args[0]
-        shapes = [[e for e in self._shape(each)[:-1] if e != 1] for each in (source, node)]
+        shapes = [[e for e in self._shape(n)[:-1] if e != 1] for n in (source, node)]
         if shapes[0] != shapes[1] or self._shape(source)[-1:] != self._shape(node)[-1:]:
             raise UnsupportedError(f"no kernel has {node.target} to {self._shape(node)}")
         return self._values[source]
@@ -266,7 +266,7 @@ class Operations:
         return value._replace(tiles=value.tiles[start // self.hidden : stop // self.hidden])
 
     def _sum(self, node: Any) -> Value:
-        """A sum or mean over the columns, kept as one column, or over the batch."""
+        """Write a sum or mean over the columns, kept as one column, or a sum over the batch."""
         source = node.args[0]
         value, shape = self._values[source], self._shape(source)
         dims = [dim % len(shape) for dim in (node.args[1] if len(node.args) > 1 else ())]
@@ -274,16 +274,16 @@ class Operations:
         mean = "mean" in str(node.target)
         if dims == [len(shape) - 1] and keeps and not value.single:
             total = self._over_columns(self._whole(value, source), node)
-            made = self._named_like(node, 1, value.batched, True)
-            self.body.append(f"{made.tiles[0]} = {total}" + (f" / {shape[-1]}" if mean else ""))
-            return made
+            result = self._named_like(node, 1, value.batched, True)
+            self.body.append(f"{result.tiles[0]} = {total}" + (f" / {shape[-1]}" if mean else ""))
+            return result
         if dims == [0] and self._is_batched(source) and not mean:
             whole = self._whole(value, source)
-            made = self._named_like(node, len(whole.tiles), False, value.single)
-            for tile, found in zip(made.tiles, whole.tiles, strict=True):
-                masked = f"tl.where(row, {found}, 0.0)"
+            result = self._named_like(node, len(whole.tiles), False, value.single)
+            for tile, old in zip(result.tiles, whole.tiles, strict=True):
+                masked = f"tl.where(row, {old}, 0.0)"
                 self.body.append(f"{tile} = tl.sum({masked}, axis=0, keep_dims=True)")
-            return made
+            return result
         raise UnsupportedError(f"no kernel has {node.target} over {dims} of {tuple(shape)}")
 
     def _layer_norm(self, node: Any) -> list[Value]:
@@ -299,51 +299,51 @@ class Operations:
             self.body.append(f"{tile} = tl.where(unit, {old} - {mean}, 0.0)")
         squares = _sum_of([f"{tile} * {tile}" for tile in centred])
         self.body.append(f"{scale} = 1 / tl.sqrt({squares} / {width} + {eps})")
-        made = self._named_like(node, len(centred), True, False)
-        for k, tile in enumerate(made.tiles):
+        result = self._named_like(node, len(centred), True, False)
+        for k, tile in enumerate(result.tiles):
             code = f"{centred[k]} * {scale}"
             code += f" * {self._values[weight].tiles[k]}" if weight is not None else ""
             code += f" + {self._values[bias].tiles[k]}" if bias is not None else ""
             self.body.append(f"{tile} = {code}")
-        return [made, Value([mean], True, True), Value([scale], True, True)]
+        return [result, Value([mean], True, True), Value([scale], True, True)]
 
     def _cast(self, node: Any) -> Value:
         value, kind = self._values[node.args[0]], DTYPES.get(node.meta["val"].dtype)
         if kind is None or isinstance(value, Matrix):
             raise UnsupportedError(f"no kernel has {node.target} to {node.meta['val'].dtype}")
-        made = self._named_like(node, len(value.tiles), value.batched, value.single)
-        for k, found in enumerate(value.tiles):
-            if _is_number(found):
-                made.tiles[k] = found
+        result = self._named_like(node, len(value.tiles), value.batched, value.single)
+        for k, old in enumerate(value.tiles):
+            if _is_number(old):
+                result.tiles[k] = old
             else:
-                self.body.append(f"{made.tiles[k]} = {found}.to({kind})")
-        return made
+                self.body.append(f"{result.tiles[k]} = {old}.to({kind})")
+        return result
 
     def _power(self, node: Any) -> Value:
-        """A small whole power, as a product."""
+        """Write a small whole power as a product."""
         value, power = self._whole(self._operand(node.args[0]), node), node.args[1]
         if power not in (1, 2, 3, 4):
             raise UnsupportedError(f"no kernel has {node.target} to {power}")
-        made = self._named_like(node, len(value.tiles), value.batched, value.single)
-        for tile, found in zip(made.tiles, value.tiles, strict=True):
-            self.body.append(f"{tile} = {' * '.join([found] * int(power))}")
-        return made
+        result = self._named_like(node, len(value.tiles), value.batched, value.single)
+        for tile, old in zip(result.tiles, value.tiles, strict=True):
+            self.body.append(f"{tile} = {' * '.join([old] * int(power))}")
+        return result
 
     def _clamp(self, node: Any) -> Value:
         value = self._whole(self._operand(node.args[0]), node)
         low, high = (*node.args[1:], None, None)[:2]
-        made = self._named_like(node, len(value.tiles), value.batched, value.single)
-        for tile, found in zip(made.tiles, value.tiles, strict=True):
+        result = self._named_like(node, len(value.tiles), value.batched, value.single)
+        for tile, old in zip(result.tiles, value.tiles, strict=True):
             for name, bound in (("maximum", low), ("minimum", high)):
                 if bound is not None:
-                    self.body.append(f"{tile} = {POINTWISE[name].format(found, bound)}")
-                    found = tile
-        return made
+                    self.body.append(f"{tile} = {POINTWISE[name].format(old, bound)}")
+                    old = tile
+        return result
 
     # -- parts -------------------------------------------------------------------------------
 
     def _operand(self, argument: Any) -> Value:
-        """An operand of a pointwise operation; numbers have no extent."""
+        """Return an operand of a pointwise operation; numbers have no extent."""
         if not isinstance(argument, Node):
             return Value([repr(argument)], False, True)
         value = self._values[argument]
@@ -352,7 +352,7 @@ class Operations:
         return value
 
     def _whole(self, value: Value, node: Node) -> Value:
-        """A value spread over all rows and columns of the node that it becomes."""
+        """Broadcast a value to the rows and columns of a node."""
         number, single = self._extent(node)
         batched = self._is_batched(node)
         if (value.single and not single) or len(value.tiles) != number:
@@ -373,16 +373,16 @@ class Operations:
         return f"tl.full({self._shape_of(batched, single)}, {number}, {kind})"
 
     def _shape_of(self, batched: bool, single: bool) -> str:
-        """The shape of a tile."""
+        """Return the shape of a tile."""
         return f"({'BLOCK' if batched else 1}, {1 if single else self.padded})"
 
     def _masked(self, value: Value, node: Node) -> list[str]:
-        """Tiles whose padding is zero: what lies there may be no number at all."""
+        """Return tiles with zero padding: it may hold values that are not numbers."""
         if self.hidden == self.padded:
             return value.tiles
         masked = self._tiles(self._fresh(f"masked_{_numbered(node)}"), len(value.tiles))
-        for tile, found in zip(masked, value.tiles, strict=True):
-            self.body.append(f"{tile} = tl.where(unit, {found}, 0.0)")
+        for tile, old in zip(masked, value.tiles, strict=True):
+            self.body.append(f"{tile} = tl.where(unit, {old}, 0.0)")
         return masked
 
     def _over_columns(self, value: Value, node: Node) -> str:
@@ -395,7 +395,7 @@ class Operations:
         return [self._fresh(f"{name}_{k}") for k in range(number)] if number > 1 else [name]
 
     def _extent(self, node: Node) -> tuple[int, bool]:
-        """How many tiles a tensor has, and whether it is one column."""
+        """Return the number of tiles of a tensor, and whether it is one column."""
         shape = self._shape(node)
         width = shape[-1] if shape else 1
         if len(shape) > 2 or (len(shape) == 2 and shape[0] not in (1, self.traced.batch)):
@@ -415,46 +415,46 @@ class Operations:
         return tuple(tensor.shape)
 
     def _odd(self, node: Node) -> UnsupportedError:
-        what = self._given.get(node, node.target)
-        found = node.meta.get("val")
-        shape = f" of {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+        name = self._given.get(node, node.target)
+        tensor = node.meta.get("val")
+        shape = f" of {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else ""
         return UnsupportedError(
-            f"no kernel has {what}{shape}: its tensors' widths are multiples of the hidden size, "
+            f"no kernel has {name}{shape}: its tensors' widths are multiples of the hidden size, "
             f"{self.hidden}"
         )
 
     def _fresh(self, name: str) -> str:
-        """A name that nothing has."""
+        """Return an unused name."""
         name = "".join(c if c.isalnum() else "_" for c in name)
-        name += "_" * name.endswith("_ptr")  # arguments end so
-        found, number = name, 1
-        while found in self._taken or _is_number(found):
+        name += "_" * name.endswith("_ptr")  # arguments have this ending
+        fresh, number = name, 1
+        while fresh in self._taken or _is_number(fresh):
             number += 1
-            found = f"{name}__{number}"
-        self._taken.add(found)
-        return found
+            fresh = f"{name}__{number}"
+        self._taken.add(fresh)
+        return fresh
 
 
 def padded(hidden: int) -> int:
-    """A tile's columns: the next power of two, and no less than a product needs."""
+    """Return the columns of a tile: the next power of two, and at least 16 for a product."""
     return max(16, 1 << (hidden - 1).bit_length())
 
 
 def is_read(node: Node) -> bool:
-    """Whether anything needs a tensor's values, and not its shape alone."""
+    """Return whether an operation reads the values of a tensor, not only its shape."""
     packets = (getattr(user.target, "overloadpacket", None) for user in node.users)
     return any(packet is None or packet.__name__ not in CONSTANT for packet in packets)
 
 
 def _numbered(node: Node) -> str:
-    """A node's name with its number beside it, so that tiles are numbered apart: add1_0."""
+    """Return a node's name with its number attached, before the number of the tile: add1_0."""
     whole = node.name.replace("native_layer_norm", "norm").replace("_to_copy", "cast")
     name, _, number = whole.rpartition("_")
     return f"{name}{number}" if number.isdigit() else f"{whole}0"
 
 
 def _sum_of(tiles: Sequence[str]) -> str:
-    """The sum over the columns of all tiles."""
+    """Return the sum over the columns of all tiles."""
     return f"tl.sum({' + '.join(tiles)}, axis=1, keep_dims=True)"
 
 
@@ -467,10 +467,12 @@ def _is_number(tile: str) -> bool:
 
 
 def _without_zeros(name: str, operands: Sequence[str], alike: Sequence[bool]) -> str | None:
-    """The result where an operand is zero, as gradients of unread gates are; else None.
+    """Return the result if an operand is zero, like the gradient of an unread gate; else None.
 
     Args:
-        alike: whether each operand is of the result's shape.
+        name: the operation.
+        operands: the tiles.
+        alike: whether each operand has the result's shape.
     """
     zero = [_is_number(operand) and not float(operand) for operand in operands]
     if name == "mul" and any(zero):

@@ -1,7 +1,7 @@
 """The source of a Triton kernel that runs a traced step over time.
 
-A program of the kernel owns a block of the batch. What is carried from step to step, and the
-matrices, it loads once, before its loop over time.
+A program of the kernel owns a block of the batch. It loads the carried tensors and the matrices
+once, before its loop over time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
-from cellzoo.engines.compiled.traced import Traced
+from cellzoo.engines.compiled.cuda.traced import Traced
 from cellzoo.engines.persistent.operations import (
     DTYPES,
     HELPERS,
@@ -28,12 +28,12 @@ class Source(NamedTuple):
     """A kernel.
 
     Attributes:
-        text: its module.
-        name: of the function in it.
-        starts, inputs, shared: which of the carried tensors, of the inputs and of what is shared
-            are its arguments, in this order; then come the tensors for what is carried in the
-            end, for the outputs of all steps, T and B.
-        totals: the carried tensors that each program sums for its own block of the batch.
+        text: the text of its module.
+        name: the name of its function.
+        starts, inputs, shared: the numbers of the carried tensors, of the inputs and of the
+            shared tensors that are its arguments, in this order. The next arguments are the
+            tensors for the final carried tensors and for the outputs of all steps, then T and B.
+        totals: the numbers of the carried tensors that each program sums for its own block.
         outputs: the width and dtype of each output.
     """
 
@@ -47,13 +47,13 @@ class Source(NamedTuple):
 
 
 class Writer(Operations):
-    """Writes the kernel of a traced step.
+    """The writer of the kernel of a traced step.
 
     Args:
         traced: the step.
         hidden: H.
-        title: the function's name.
-        names: of what is carried, the inputs and what is shared.
+        title: the name of the function.
+        names: the names of the carried tensors, the inputs and the shared tensors.
     """
 
     def __init__(self, traced: Traced, hidden: int, title: str, names: Sequence[str]) -> None:
@@ -62,10 +62,10 @@ class Writer(Operations):
         self.names = names
 
     def source(self) -> Source:
-        """The kernel.
+        """Write the kernel.
 
         Raises:
-            UnsupportedError: the step does what is not in the tables of this module.
+            UnsupportedError: a kernel does not support the step.
         """
         graph = self.traced.graph.graph
         carried, inputs, shared = self._placeholders(graph.find_nodes(op="placeholder"))
@@ -99,9 +99,9 @@ class Writer(Operations):
     # -- the frame ---------------------------------------------------------------------------
 
     def _text(self, arguments: Sequence[str], after: Sequence[str]) -> str:
-        helpers = [
-            code for name, code in HELPERS.items() if any(f" {name}(" in line for line in self.body)
-        ]
+        """Return the text of the module; `after` are the lines after the loop."""
+        used = "\n".join(self.body)
+        helpers = [code for name, code in HELPERS.items() if f" {name}(" in used]
         t = "T - 1 - step" if self.traced.backwards else "step"
         lines = [
             '@triton.jit(do_not_specialize=["T", "B"])',
@@ -128,10 +128,10 @@ class Writer(Operations):
             "",
         ]
         head = "import triton\nimport triton.language as tl\n"
-        return "\n\n".join([head, *(f"{code}" for code in helpers), "\n".join(lines)])
+        return "\n\n".join([head, *helpers, "\n".join(lines)])
 
     def _placeholders(self, nodes: Sequence[Node]) -> list[list[Node]]:
-        """Name and load what the step is given."""
+        """Name and load the tensors that the step reads; return them by group."""
         self._given = {
             node: self._fresh(name) for node, name in zip(nodes, self.names, strict=True)
         }
@@ -161,11 +161,12 @@ class Writer(Operations):
         ]
 
     def _named(self, node: Node, name: str) -> Value:
-        """A value in variables of its own."""
+        """Return a value in variables of its own."""
         number, single = self._extent(node)
         return Value(self._tiles(name, number), self._is_batched(node), single)
 
     def _loads(self, value: Value, pointer: str, place: str, shape: Sequence[int]) -> list[str]:
+        """Return the lines that load a value; arguments as for `_places`."""
         return [
             f"{tile} = tl.load({where}, mask={mask}, other=0.0)"
             for tile, (where, mask) in zip(
@@ -176,17 +177,17 @@ class Writer(Operations):
     def _places(
         self, value: Value, pointer: str, place: str, shape: Sequence[int]
     ) -> list[tuple[str, str]]:
-        """Where each tile lies, and its mask; `place` is the number of the row, "" for the only."""
+        """Return the address and mask of each tile; `place` is the row, "" if there is only one."""
         width = shape[-1] if shape else 1
         start = pointer if not place else f"{pointer} + {place} * {width}"
-        found = []
+        places = []
         for k in range(len(value.tiles)):
             across = "tl.zeros((1, 1), tl.int32)" if value.single else "columns"
             offset = f" + {k * self.hidden}" if k else ""
             masks = [*(["row"] if place in ("at", "rows") else []),
                      *([] if value.single else ["unit"])]  # fmt: skip
-            found.append((f"{start}{offset} + {across}", " & ".join(masks) or "True"))
-        return found
+            places.append((f"{start}{offset} + {across}", " & ".join(masks) or "True"))
+        return places
 
     def _store(self, pointer: str, place: str, node: Node, value: Value) -> None:
         """Write a step's output."""
@@ -198,23 +199,23 @@ class Writer(Operations):
             self.body.append(f"tl.store({where}, {tile}, mask={mask})")
 
     def _carry_on(self, carried: Sequence[Node], new: Sequence[Node]) -> None:
-        """Assign what is carried to the next step."""
+        """Assign the carried tensors for the next step."""
         held = {tile for node in carried for tile in self._values[node].tiles}
         last = []
         for node, after in zip(carried, new, strict=True):
             old, value = self._values[node], self._values[after]
-            for tile, found in zip(old.tiles, self._whole(value, node).tiles, strict=True):
-                if found == tile:
+            for tile, result in zip(old.tiles, self._whole(value, node).tiles, strict=True):
+                if result == tile:
                     continue
-                if found in held:  # two states that change places
-                    keep = self._fresh(f"new_{tile}")
-                    self.body.append(f"{keep} = {found}")
-                    found = keep
-                last.append(f"{tile} = {found}")
+                if result in held:  # two states that change places
+                    kept = self._fresh(f"new_{tile}")
+                    self.body.append(f"{kept} = {result}")
+                    result = kept
+                last.append(f"{tile} = {result}")
         self.body += last
 
     def _store_end(self, node: Node, total: bool) -> tuple[str, list[str]]:
-        """The argument for what is carried in the end, and the lines that fill it."""
+        """Return the argument for the final carried tensor, and the lines that fill it."""
         pointer, value = f"{self._fresh(f'{self._given[node]}_end')}_ptr", self._values[node]
         places = self._places(value, pointer, "program" if total else "rows", self._shape(node))
         return pointer, [
@@ -223,7 +224,7 @@ class Writer(Operations):
         ]
 
     def _check_total(self, node: Node, new: Node) -> None:
-        """A carried tensor without a batch must be a sum: each program has a part of it."""
+        """Check that a carried tensor without a batch is a sum: each program has a part of it."""
         adds = new.target is torch.ops.aten.add.Tensor and node in new.args and len(node.users) == 1
         if not (adds and not new.kwargs) and new is not node:
             raise UnsupportedError(

@@ -1,1 +1,1 @@
-"""Where a sweep's jobs run: processes here, Slurm, Ray, or this process."""
+"""Launchers: a sweep's jobs run in processes here, on Slurm, on Ray, or in this process."""

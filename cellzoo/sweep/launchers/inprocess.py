@@ -1,41 +1,41 @@
-"""The launcher `inprocess`: one job after another, here, where a debugger can look."""
+"""The launcher `inprocess`: one job after another in this process, for a debugger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from cellzoo.config.compose import ConfigError
+from cellzoo.config import schema
+from cellzoo.config.checks import ConfigError
 from cellzoo.run.train import train
 from cellzoo.sweep.launchers.base import Outcome
 from cellzoo.sweep.launchers.job import Job
 
 
-class InProcess:
-    """See `launcher.Launcher`.
+class InProcessLauncher:
+    """A `Launcher` without processes.
 
     Raises:
-        ConfigError: a run on several devices, of which this process cannot be one.
+        ConfigError: a run on several devices, of which this process cannot be one rank.
     """
 
-    def __init__(self, settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
-        if trainer["strategy"] != "auto" or trainer["devices"] not in (1, "1", "auto"):
+    slots = 1
+
+    def __init__(self, settings: schema.InProcess, trainer: schema.Trainer) -> None:
+        if trainer.strategy != "auto" or trainer.devices not in (1, "1", "auto"):
             raise ConfigError(
                 "launcher=inprocess runs its jobs in this process, which cannot be one of several "
                 "ranks: use launcher=pool"
             )
 
-    slots = 1
-
     def start(self, environment: Mapping[str, str]) -> None:
-        """This process is ready."""
+        """Do nothing: this process is ready."""
 
     def describe(self) -> str:
-        """Where jobs run, in a line."""
+        """Return the place where jobs run, in a line."""
         return "one job at a time, in this process"
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Outcome]:
-        """Run each job as it comes."""
+        """Run each job when it is taken, and yield its outcome."""
         for job in jobs:
             result = train(
                 job.config, job.directory, job.sweep.name, progress=False, engine=job.engine
@@ -43,4 +43,4 @@ class InProcess:
             yield Outcome(job, result)
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: no job runs."""

@@ -1,7 +1,7 @@
-"""A sweep's job: what is to be run and where, as a file that a process of its own can run.
+"""A sweep's job, and its order: a file that a process of its own can run.
 
-`python -m cellzoo.sweep.launchers.job ORDER` runs one; the other ranks of a run on several devices
-are started by the same command.
+`python -m cellzoo.sweep.launchers.job ORDER` runs an order. Lightning starts the other ranks of a
+run on several devices by the same command.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from cellzoo.config.compose import plugged
-from cellzoo.names.plugins import code_hash, source_of
+from cellzoo.config.schema import RunConfig
+from cellzoo.names.plugins import code_hash, plugin_source
 from cellzoo.run.directory import RunError
-from cellzoo.run.ranks import end_with_parent
 from cellzoo.run.train import train
+from cellzoo.sweep.plans.base import TrialAddress
 from cellzoo.sweep.plans.optuna import pruner
 from cellzoo.system.files import write_whole
 from cellzoo.system.locks import LockedError
+from cellzoo.system.ranks import end_with_parent
 
-LOCKED = 75  # exit status: another process runs there (EX_TEMPFAIL)
+LOCKED = 75  # exit status: another process holds the run (EX_TEMPFAIL)
 
 
 @dataclass(frozen=True)
@@ -32,101 +32,93 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        number: its place in the sweep, from 1 on.
-        said: the overrides that set it apart from the others.
-        config: resolved.
-        directory: the run's own.
-        sweep: the sweep's directory.
-        engine: what engine=auto was settled to be.
-        trial: what a search wants its process to know (`optuna.pruner`).
+        label: the overrides that distinguish it from the other jobs.
+        config: of the run.
+        directory: of the run.
+        sweep: the directory of the sweep.
+        engine: the engine that "auto" stands for; None: unknown, the model cannot be built.
+        trial: the trial to which it reports its validations, if the plan prunes.
     """
 
-    number: int
-    said: str
-    config: Mapping[str, Any]
+    label: str
+    config: RunConfig
     directory: Path
     sweep: Path
     engine: str | None
-    trial: Mapping[str, Any] | None = None
+    trial: TrialAddress | None = None
 
     @property
     def run(self) -> str:
-        """The run's name within its sweep."""
+        """Return the name of the run in its sweep."""
         return f"{self.directory.parent.name}/{self.directory.name}"
 
     @property
     def order(self) -> Path:
-        """The file that tells a process what to do."""
+        """Return the file that a process reads to run the job."""
         return self.sweep / "jobs" / f"{self.run.replace('/', '-')}.json"
 
     @property
     def log(self) -> Path:
-        """What its processes print."""
+        """Return the file with the output of the job's processes."""
         return self.order.with_suffix(".log")
 
     def write_order(self) -> None:
-        """Write the order for a process to read."""
+        """Write the order."""
         order = {
             "directory": str(self.directory.resolve()),
             "group": self.sweep.name,
             "engine": self.engine,
-            "trial": self.trial,
-            "config": self.config,
+            "trial": asdict(self.trial) if self.trial else None,
+            "config": self.config.to_mapping(),
         }
         write_whole(self.order, lambda path: path.write_text(json.dumps(order, indent=1)))
 
 
-def command(order: Path) -> list[str]:
-    """The command line that runs an order."""
-    return [sys.executable, "-m", "cellzoo.sweep.launchers.job", str(order)]
-
-
 def run_order(path: Path) -> int:
-    """Run an order in this process. What happened is in the run's directory.
+    """Run an order in this process; the run's directory records the result.
 
     Returns:
-        0 where the run did end as it should, diverged included; LOCKED where another process
-        runs it; 130 where it was interrupted; else 1.
+        0 if the run ended without an exception, diverged included; LOCKED if another process holds
+        the run; 130 if it was interrupted; else 1.
     """
     order = json.loads(path.read_text())
+    config = RunConfig.from_mapping(order["config"])
     try:
-        check_code(order["config"])
-        prune = pruner(order["trial"]) if order["trial"] else None
+        _check_code(config)
         train(
-            order["config"],
+            config,
             Path(order["directory"]),
             order["group"],
             progress=False,
             reraise=True,
             engine=order["engine"],
-            prune=prune,
+            prune=pruner(TrialAddress(**order["trial"])) if order["trial"] else None,
         )
     except LockedError as error:
         print(f"cellzoo: {error}", file=sys.stderr)
         return LOCKED
     except KeyboardInterrupt:
         return 130
-    except Exception:  # the run has recorded it in a line; here is the rest
+    except Exception:  # the run's directory has one line of it
         traceback.print_exc()
         return 1
     return 0
 
 
-def check_code(config: Mapping[str, Any]) -> None:
-    """Refuse to run with other code than the sweep was planned with.
+def _check_code(config: RunConfig) -> None:
+    """Refuse a plugin that was edited since the sweep was started.
 
     Raises:
-        RunError: a plugin was edited since.
+        RunError: names the file.
     """
-    planned = {kind: each["sha256"] for kind, each in config.get("plugins", {}).items()}
-    for kind, thing in plugged(config).items():
-        path = source_of(thing)
-        if (code_hash(path) if path else None) != planned.get(kind):
+    for kind, registered in plugged(config).items():
+        path, plugin = plugin_source(registered), config.plugins.get(kind)
+        if (code_hash(path) if path else None) != (plugin.sha256 if plugin else None):
             raise RunError(f"{path} was edited since the sweep was started")
 
 
 def main() -> int:
-    """Run the order that the command line names; end where who started it is gone."""
+    """Run the order of the command line; exit if the parent process is gone."""
     end_with_parent()
     return run_order(Path(sys.argv[1]))
 

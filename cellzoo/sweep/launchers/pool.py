@@ -1,8 +1,6 @@
 """The launcher `pool`: a process for each job, as many at once as there are slots.
 
-It is a queue: whichever slot is free takes the next job. What the machine does to a job (a signal,
-no memory) is tried again a few times, and the run goes on from its last checkpoint; what the job
-does itself (diverge, raise) is its result.
+The slots share one queue: a free slot takes the next job.
 """
 
 from __future__ import annotations
@@ -11,92 +9,79 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from cellzoo.config.compose import ConfigError
-from cellzoo.run.directory import read_result
-from cellzoo.sweep.launchers.base import Outcome, elsewhere, failed, judge, written
-from cellzoo.sweep.launchers.job import LOCKED, Job
+from cellzoo.config import schema
+from cellzoo.config.checks import ConfigError
+from cellzoo.sweep.launchers.base import Outcome
+from cellzoo.sweep.launchers.job import Job
+from cellzoo.sweep.launchers.retry import Retries, RunningJob
 from cellzoo.sweep.launchers.server import Server, ServerError
-from cellzoo.sweep.launchers.slots import Slot, find_room
-from cellzoo.sweep.record import log_attempt
-from cellzoo.sweep.settings import retries
+from cellzoo.sweep.launchers.slots import find_room
 
-GRACE = 10.0  # seconds between asking a job to end and ending it
-PAUSE = 1.0  # seconds before a run that another process holds is tried again
-LOCKED_TRIES = 5
-DEATHS = 3  # of the server, which is started anew
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+LOCKED_RETRIES = 5
+SERVER_RESTARTS = 3
 STARTS = ("auto", "fork", "spawn")
 
 
-@dataclass
-class Attempt:
-    """One try at a job."""
+class PoolLauncher:
+    """A `Launcher` of processes on this machine."""
 
-    job: Job
-    number: int = 1
-    locked: int = 0
-    not_before: float = 0.0
-    slot: Slot | None = None
-    started: float = 0.0
-    before: int | None = None  # when result.json was written last, before it
-    asked_to_end: bool = False  # its time was over
-
-
-class Pool:
-    """See `launcher.Launcher`."""
-
-    def __init__(self, settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    def __init__(self, settings: schema.Pool, trainer: schema.Trainer) -> None:
         self.room = find_room(settings, trainer)
-        self.timeout = _seconds("timeout", settings["timeout"])
-        self.retries = retries(settings["retries"])
-        if settings["start"] not in STARTS:
+        self.timeout = settings.timeout
+        if self.timeout is not None and self.timeout <= 0:
+            raise ConfigError(f"launcher.timeout must be greater than zero, not {self.timeout:g}")
+        self._retries = Retries(settings.retries, LOCKED_RETRIES)
+        if settings.start not in STARTS:
             raise ConfigError(
-                f"launcher.start is one of {', '.join(STARTS)}, not {settings['start']!r}"
+                f"launcher.start is one of {', '.join(STARTS)}, not {settings.start!r}"
             )
-        self._start = settings["start"]
+        self._start = settings.start
         self._environment: Mapping[str, str] = {}
         self._server = Server(self._start, self.room.threads)  # imports while jobs are composed
-        self._free = deque(self.room.slots)
-        self._waiting: deque[Attempt] = deque()  # for another try
-        self._running: dict[int, Attempt] = {}
+        self._free = deque(range(self.slots))
+        self._running: dict[int, RunningJob] = {}
+        self._overdue: set[int] = set()  # numbers of jobs that were sent SIGTERM
         self._started = 0
-        self._deaths = 0
+        self._restarts = 0
 
     @property
     def slots(self) -> int:
-        """How many jobs run at once."""
+        """Return the number of jobs that run at once."""
         return len(self.room.slots)
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Have the server load the plugins; it has been importing since."""
+        """Have the server load the plugins."""
         self._environment = environment
         self._server.prepare(environment)
 
     def describe(self) -> str:
-        """Where jobs run and how they are started; waits until the server can."""
+        """Return the slots and the way to start jobs, in a line; wait until the server knows."""
         (ready,) = self._server.messages(None)
-        why = f" ({ready['why']})" if ready["why"] else ""
-        return f"{self.room.description}; started by {ready['ready']}{why}"
+        reason = f" ({ready['reason']})" if ready["reason"] else ""
+        return f"{self.room.description}; started by {ready['ready']}{reason}"
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Outcome]:
-        """Run the jobs, and yield each one's outcome as it ends."""
+        """Run the jobs, and yield each outcome as a job ends."""
         while True:
             jobs_remain = self._fill(jobs)
-            if not self._running and not self._waiting and not jobs_remain:
+            if not self._running and self._retries.due is None and not jobs_remain:
                 return
             for number, code in self._ended():
                 attempt = self._running.pop(number)
-                outcome = self._outcome(attempt, code)
-                assert attempt.slot is not None
+                timed_out = f"timed out after {self.timeout:g} s" if number in self._overdue else ""
+                outcome = self._retries.outcome(attempt, code, timed_out)
+                log = attempt.job.log
+                if log.exists() and not log.stat().st_size:
+                    log.unlink()
                 self._free.append(attempt.slot)
                 if outcome is not None:
                     yield outcome
-            self._end_late()
+            self._end_overdue()
 
     def close(self) -> None:
-        """End what runs: asked first, so that it writes where to go on from; then the server."""
+        """End the jobs, by SIGTERM first: they write checkpoints. Then end the server."""
         try:
             for number in self._running:
                 self._server.signal(number, signal.SIGTERM)
@@ -110,98 +95,52 @@ class Pool:
             self._server.close()
 
     def _fill(self, jobs: Iterator[Job]) -> bool:
-        """Start jobs while slots are free. Returns whether there may be more."""
+        """Start jobs while slots are free. Return whether new jobs may remain."""
         while self._free:
-            attempt = self._next(jobs)
-            if attempt is None:
+            job = self._retries.next_job(jobs)
+            if job is None:
                 return False
-            attempt.slot = self._free.popleft()
-            attempt.started = time.time()
-            attempt.before = written(attempt.job.directory)
+            attempt = RunningJob(job, self._free.popleft())
             self._started += 1
             self._running[self._started] = attempt
-            self._server.start(
-                self._started, attempt.job.order, attempt.job.log, attempt.slot.environment
-            )
+            environment = self.room.slots[attempt.slot]
+            self._server.start(self._started, job.order, job.log, environment)
         return True
 
-    def _next(self, jobs: Iterator[Job]) -> Attempt | None:
-        now = time.time()
-        for attempt in self._waiting:
-            if attempt.not_before <= now:
-                self._waiting.remove(attempt)
-                return attempt
-        job = next(jobs, None)
-        if job is None:
-            return None
-        job.write_order()
-        return Attempt(job)
-
     def _ended(self) -> Iterator[tuple[int, int]]:
-        """Numbers and exit codes of the attempts that end within a while."""
+        """Yield the numbers and exit statuses of jobs that end until the next deadline."""
         try:
             for message in self._server.messages(self._patience()):
                 if "ended" in message:
                     yield message["ended"], message["code"]
         except ServerError:
-            self._deaths += 1
-            if self._deaths > DEATHS:
+            self._restarts += 1
+            if self._restarts > SERVER_RESTARTS:
                 raise
-            for number in list(self._running):  # they end with their server
+            for number in list(self._running):  # they ended with their server
                 yield number, -signal.SIGKILL
             self._server.close()
             self._server = Server(self._start, self.room.threads)
             self._server.prepare(self._environment)
 
     def _patience(self) -> float | None:
-        """Seconds until there is something to do, whatever the server says."""
-        times = [attempt.not_before for attempt in self._waiting] if self._free else []
-        times += [limit for each in self._running.values() if (limit := self._limit(each))]
+        """Return the seconds until the next retry or time limit; None: there is none."""
+        retry = self._retries.due if self._free else None
+        limits = [self._limit(number) for number in self._running]
+        times = [moment for moment in (retry, *limits) if moment is not None]
         return max(0.0, min(times) - time.time()) + 0.01 if times else None
 
-    def _limit(self, attempt: Attempt) -> float | None:
-        """When an attempt's time is over; asked to end, it has a while more."""
+    def _limit(self, number: int) -> float | None:
+        """Return the time limit of a job, in seconds since the epoch; after SIGTERM, extended."""
         if self.timeout is None:
             return None
-        return attempt.started + self.timeout + (GRACE if attempt.asked_to_end else 0)
+        extension = GRACE if number in self._overdue else 0
+        return self._running[number].started + self.timeout + extension
 
-    def _end_late(self) -> None:
-        for number, attempt in self._running.items():
-            limit = self._limit(attempt)
+    def _end_overdue(self) -> None:
+        for number in self._running:
+            limit = self._limit(number)
             if limit is not None and time.time() >= limit:
-                asked, attempt.asked_to_end = attempt.asked_to_end, True
-                self._server.signal(number, signal.SIGKILL if asked else signal.SIGTERM)
-
-    def _outcome(self, attempt: Attempt, code: int) -> Outcome | None:
-        """What an ended attempt makes of its job; None where it is tried again."""
-        job, verdict = attempt.job, judge(attempt.job, code, attempt.before)
-        result, again = verdict.result, verdict.again
-        if result is None and attempt.asked_to_end:
-            result = failed(job, f"timed out after {self.timeout:g} s")
-        assert attempt.slot is not None
-        slot, how = attempt.slot.number, again or "ended"
-        log_attempt(job.sweep, job.run, attempt.number, slot, attempt.started, how)
-        if job.log.exists() and not job.log.stat().st_size:
-            job.log.unlink()
-        if result is not None:
-            return Outcome(job, result)
-        if code == LOCKED:
-            attempt.locked += 1
-            attempt.not_before = time.time() + PAUSE
-            if attempt.locked > LOCKED_TRIES:
-                return Outcome(job, {**(read_result(job.directory) or {}), **elsewhere(job, again)})
-        elif attempt.number > self.retries:
-            reason = f"{again}, {attempt.number} times" if self.retries else again
-            return Outcome(job, failed(job, str(reason)))
-        else:
-            attempt.number += 1
-        self._waiting.append(attempt)
-        return None
-
-
-def _seconds(key: str, value: Any) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ConfigError(f"launcher.{key} is a number of seconds, or null, not {value!r}")
-    if value is not None and value <= 0:
-        raise ConfigError(f"launcher.{key} must be greater than zero, not {value}")
-    return value
+                overdue = number in self._overdue
+                self._server.signal(number, signal.SIGKILL if overdue else signal.SIGTERM)
+                self._overdue.add(number)

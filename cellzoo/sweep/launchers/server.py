@@ -1,13 +1,15 @@
-"""A process that starts jobs: with everything imported it forks, which takes milliseconds.
+"""The job server: a process that has everything imported, and forks a job in milliseconds.
 
-The sweep starts it (`Server`) and speaks to it by a socket, in lines of JSON:
+`Server`, in the sweep's process, starts it. The two exchange lines of JSON over a socket:
 
-    to it    {"environment": {…}}, once, before any job
-             {"start": 3, "order": "…", "log": "…", "environment": {…}}, {"signal": 9, "to": 3}
-    from it  {"ready": "fork", "why": ""}, {"ended": 3, "code": 0}
+    to the server    {"environment": {…}}, once, before any job
+                     {"start": 3, "order": "…", "log": "…", "environment": {…}}
+                     {"signal": 9, "to": 3}
+    from the server  {"ready": "fork", "reason": ""}
+                     {"ended": 3, "code": 0}
 
 Every job is a process, and a process group, of its own. The jobs end with the server, and the
-server ends with the sweep, however that ends.
+server ends with the sweep, however the sweep ends.
 """
 
 from __future__ import annotations
@@ -31,57 +33,64 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cellzoo.names.plugins import VARIABLE
+from cellzoo.sweep.launchers.process import command_line
 
 PR_SET_PDEATHSIG = 1
 LIBRARIES = ("torch", "lightning.pytorch", "wandb", "cellzoo.sweep.launchers.job")
 
 
 class ServerError(RuntimeError):
-    """The server cannot be started, or is gone."""
+    """The server did not start, or has ended."""
 
 
 class Server:
-    """The sweep's end: starts the server and speaks to it.
+    """The job server, seen from the sweep's process.
 
     Args:
         start: "fork", "spawn", or "auto" (fork where that is safe).
-        threads: the environment that its libraries read when they are imported, from now on.
+        threads: variables that the libraries read when the server imports them.
     """
 
     def __init__(self, start: str, threads: Mapping[str, str]) -> None:
-        mine, its = socket.socketpair()
+        connection, remote = socket.socketpair()
         environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
-        command = [sys.executable, "-m", "cellzoo.sweep.launchers.server", str(its.fileno()), start]
+        command = [
+            sys.executable,
+            "-m",
+            "cellzoo.sweep.launchers.server",
+            str(remote.fileno()),
+            start,
+        ]
         self.process = subprocess.Popen(
             command,
             env={**environment, **threads, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
-            pass_fds=[its.fileno()],
+            pass_fds=[remote.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is the sweep's to handle
+            start_new_session=True,  # the sweep's process handles Ctrl-C
         )
-        its.close()
-        self._lines = _Lines(mine)
+        remote.close()
+        self._lines = _Lines(connection)
 
     def prepare(self, environment: Mapping[str, str]) -> None:
-        """Have it load the plugins that this environment names, and be ready."""
+        """Have the server load the plugins that an environment names, and send `ready`."""
         self._lines.send(environment=dict(environment))
 
     def start(self, number: int, order: Path, log: Path, environment: Mapping[str, str]) -> None:
-        """Have a job started."""
+        """Have the server start a job."""
         self._lines.send(
             start=number, order=str(order), log=str(log), environment=dict(environment)
         )
 
-    def signal(self, number: int, which: int) -> None:
+    def signal(self, number: int, signal_number: int) -> None:
         """Send a signal to a job's process group."""
-        self._lines.send(signal=which, to=number)
+        self._lines.send(signal=signal_number, to=number)
 
     def messages(self, seconds: float | None) -> Iterator[dict[str, Any]]:
-        """What the server says within so many seconds (None: until it says something).
+        """Yield the messages that arrive within `seconds` (None: wait for at least one).
 
         Raises:
-            ServerError: it is gone.
+            ServerError: the server has ended.
         """
         for message in self._lines.receive(seconds):
             if message is None:
@@ -89,7 +98,7 @@ class Server:
             yield message
 
     def close(self) -> None:
-        """End the server, and with it all jobs."""
+        """End the server and all jobs."""
         self._lines.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
@@ -98,18 +107,18 @@ class Server:
 
 
 class _Lines:
-    """Messages over a socket."""
+    """Lines of JSON over a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self._rest = b""
+        self._partial = b""
 
     def send(self, **message: Any) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # receive will say so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports it
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, seconds: float | None) -> Iterator[dict[str, Any] | None]:
-        """The messages that have come; None for the end of the connection."""
+        """Yield the messages that arrived; None at the end of the connection."""
         self.connection.settimeout(seconds)
         try:
             data = self.connection.recv(1 << 16)
@@ -119,7 +128,7 @@ class _Lines:
             data = b""
         finally:
             self.connection.settimeout(None)
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._partial = (self._partial + data).split(b"\n")
         yield from map(json.loads, lines)
         if not data:
             yield None
@@ -129,17 +138,17 @@ class _Lines:
 
 
 def serve(connection: socket.socket, start: str) -> Path | None:
-    """The server. Returns in a forked job alone, with its order; else exits with the sweep."""
+    """Serve until the sweep ends. Return only in a forked job, with its order."""
     wake, waker = os.pipe()
     for end in (wake, waker):
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     lines = _Lines(connection)
-    start, why = _prepare(start, lines)
+    start, reason = _prepare(start, lines)
     signal.set_wakeup_fd(waker)
-    lines.send(ready=start, why=why)
+    lines.send(ready=start, reason=reason)
     gc.collect()
-    gc.freeze()  # the children share these pages as long as nobody writes to them
+    gc.freeze()  # children share pages until one writes to them
 
     selector = selectors.DefaultSelector()
     selector.register(connection, selectors.EVENT_READ)
@@ -166,19 +175,22 @@ def serve(connection: socket.socket, start: str) -> Path | None:
                     jobs[process] = message["start"]
                 else:
                     number = message["to"]
-                    for process in [each for each, its in jobs.items() if its == number]:
+                    for process in [p for p, started in jobs.items() if started == number]:
                         _signal_group(process, message["signal"])
         for process, code in _ended():
             if process in jobs:
-                _signal_group(process, signal.SIGKILL)  # what it left running
+                _signal_group(process, signal.SIGKILL)  # processes that the job left running
                 lines.send(ended=jobs.pop(process), code=code)
 
 
 def _prepare(start: str, lines: _Lines) -> tuple[str, str]:
-    """Import what jobs need, once; fork only where that leaves nothing that a child would lack."""
-    why = ""
+    """Import the libraries and plugins, and return "fork" or "spawn" with the reason.
+
+    A fork is safe if the imports leave neither a thread nor a CUDA context.
+    """
+    reason = ""
     if start == "auto" and sys.platform != "linux":
-        start, why = "spawn", f"fork is not safe on {sys.platform}"
+        start, reason = "spawn", f"fork is not safe on {sys.platform}"
     if start != "spawn":
         for library in LIBRARIES:
             importlib.import_module(library)
@@ -187,7 +199,7 @@ def _prepare(start: str, lines: _Lines) -> tuple[str, str]:
             sys.exit()
         os.environ.update(message["environment"])
     if start == "spawn":
-        return start, why
+        return start, reason
     import torch
 
     import cellzoo
@@ -196,13 +208,13 @@ def _prepare(start: str, lines: _Lines) -> tuple[str, str]:
     threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
     if threads > 1:
         return "spawn", f"importing left {threads} threads, which a fork would lose"
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "spawn", "importing initialised CUDA, which a fork cannot use"
     return "fork", ""
 
 
 def _become_job(message: Mapping[str, Any], start: str) -> Path:
-    """In a child: leave the server behind."""
+    """Turn a child of the server into a job, and return the job's order."""
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -214,9 +226,8 @@ def _become_job(message: Mapping[str, Any], start: str) -> Path:
     os.close(log)
     order = Path(message["order"])
     if start == "spawn":
-        from_scratch = [sys.executable, "-m", "cellzoo.sweep.launchers.job", str(order)]
-        os.execv(sys.executable, from_scratch)
-    # Lightning starts other ranks by this process's command line.
+        os.execv(sys.executable, command_line(order))
+    # Lightning starts the other ranks by this process's command line.
     sys.argv = ["cellzoo.sweep.launchers.job", str(order)]
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("cellzoo.sweep.launchers.job")
     faulthandler.enable()
@@ -238,16 +249,16 @@ def _end_all(jobs: Mapping[int, int]) -> NoReturn:
     sys.exit()
 
 
-def _signal_group(process: int, which: int) -> None:
+def _signal_group(process: int, number: int) -> None:
     try:
-        os.killpg(process, which)
-    except ProcessLookupError:  # all gone, or a child that has no group yet
+        os.killpg(process, number)
+    except ProcessLookupError:  # all have ended, or the child has no group yet
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process, which)
+            os.kill(process, number)
 
 
 def main() -> int:
-    """Serve; in a job, run it."""
+    """Serve; in a forked job, run its order."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     order = serve(connection, sys.argv[2])
@@ -258,7 +269,7 @@ def main() -> int:
         code = run_order(order)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    # The slot is free a third of a second earlier than by taking all that was imported down.
+    # Skipping the interpreter's teardown frees the slot a third of a second earlier.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

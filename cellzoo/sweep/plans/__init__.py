@@ -1,1 +1,1 @@
-"""Which jobs a sweep has: a grid, random draws, or what Optuna proposes."""
+"""Plans: the jobs of a sweep, by a grid, by random draws or by Optuna."""
