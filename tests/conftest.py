@@ -1,4 +1,4 @@
-"""Settings that every test shares."""
+"""Settings of all tests."""
 
 import os
 from unittest import mock
@@ -16,7 +16,7 @@ settings.load_profile("cellzoo")
 
 @pytest.fixture(autouse=True)
 def _own_environment():
-    """What a command leaves in the environment, for its children, ends with the test."""
+    """Restore the environment: a command sets variables for its children."""
     with mock.patch.dict(os.environ):
         for name in ("CELLZOO_PLUGINS", "CELLZOO_NAME"):
             os.environ.pop(name, None)
