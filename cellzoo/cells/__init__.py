@@ -6,16 +6,3 @@ from cellzoo.cells.linear import recur
 from cellzoo.cells.preactivations import PreActivations
 from cellzoo.cells.registry import build_cell, list_cells, register_cell
 from cellzoo.names.options import option
-
-__all__ = [
-    "Extra",
-    "Gate",
-    "GatedCell",
-    "PreActivations",
-    "State",
-    "build_cell",
-    "list_cells",
-    "option",
-    "recur",
-    "register_cell",
-]

@@ -14,16 +14,6 @@ from cellzoo.engines import compiled, loop, native, persistent, scan
 from cellzoo.engines.errors import CompileError, EngineError
 from cellzoo.names.registry import nearest
 
-__all__ = [
-    "ENGINES",
-    "CompileError",
-    "EngineError",
-    "candidates",
-    "check_engine",
-    "choose",
-    "fastest",
-]
-
 ENGINES: dict[str, ModuleType] = {
     "native": native,
     "compiled": compiled,
