@@ -86,7 +86,7 @@ def _dispatch(arguments: list[str], plugins: list[str], debug: bool) -> int:
         return 0 if arguments else 2
     command, *rest = arguments
     if command == "--version":
-        from cellzoo import __version__
+        from cellzoo.names.version import __version__
 
         print(__version__)
         return 0

@@ -129,7 +129,7 @@ def products(cell: GatedCell) -> int:
     prepared.advance(projected, cell.initial_state(1))
     products = prepared.products
     fused = [*products.early.values(), *(products.late.get(names) for names in late)]
-    return sum(each is None or each.block.kind != "diagonal" for each in fused)
+    return sum(product is None or product.block.kind != "diagonal" for product in fused)
 
 
 def show_tasks(arguments: list[str]) -> int:
