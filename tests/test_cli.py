@@ -22,18 +22,6 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("CELLZOO_DATA", raising=False)
 
 
-@pytest.fixture
-def _forget_plugins(monkeypatch):
-    """Leave the registries and the list of plugins as they were."""
-    from cellzoo.names import plugins
-    from cellzoo.names.registry import Registry
-
-    restore = Registry.snapshot()
-    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
-    yield
-    restore()
-
-
 WRONG_INPUT = {
     "trian": "unknown command 'trian': did you mean 'train'?",
     "train cell=lstmm": "unknown cell 'lstmm': did you mean 'lstm'?",
@@ -83,7 +71,6 @@ def test_wrong_input_is_one_line_and_leaves_nothing(line, tmp_path, capfd):
     assert not list((tmp_path / "runs").glob("*"))
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -102,7 +89,6 @@ def test_plugins_that_are_broken(code, says, tmp_path, capfd):
     assert "Traceback" not in errors
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_a_plugin_that_fails_half_way_registers_nothing(tmp_path):
     code = LEAKY.replace('"leaky_lstm"', '"half_lstm", deprecated=["old_half"]')
     (tmp_path / "half.py").write_text(code + "\n1/0\n")
@@ -110,10 +96,10 @@ def test_a_plugin_that_fails_half_way_registers_nothing(tmp_path):
     assert "half_lstm" not in cellzoo.list_cells()
     assert "old_half" not in cells.deprecated_names()
     (tmp_path / "half.py").write_text(code)
-    assert main(["cells", "old_half", "--plugin", "half.py"]) == 0
+    with pytest.warns(FutureWarning, match="cell 'old_half' is deprecated"):
+        assert main(["cells", "old_half", "--plugin", "half.py"]) == 0
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_a_deprecated_name_is_the_present_cell_in_runs_and_sweeps(tmp_path):
     code = LEAKY.replace('"leaky_lstm"', '"leaky_lstm", deprecated=["old_leaky"]')
     (tmp_path / "my_cell.py").write_text(code)
@@ -137,7 +123,6 @@ def test_a_deprecated_name_is_the_present_cell_in_runs_and_sweeps(tmp_path):
     assert repr(model.rnn).startswith("RNN(leaky_lstm,")
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_an_impure_cell_is_named_with_its_line(tmp_path, capfd):
     code = LEAKY.replace("leaky_lstm", "impure").replace(
         "return h, c", "self.h = h\n        return h, c"
@@ -153,7 +138,6 @@ def test_debug_shows_the_traceback(capfd):
     assert "Traceback" in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_a_registered_cell_is_a_choice_with_its_options(tmp_path, capsys):
     code = LEAKY.replace("import GatedCell,", "import GatedCell, option,").replace(
         "0.9 *", "self.leak *"
@@ -176,7 +160,6 @@ def test_a_registered_cell_is_a_choice_with_its_options(tmp_path, capsys):
     assert train("--plugin", "my_cell.py", "cell=leaky_option", "cell.leak=0.5", "name=one") == 0
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_plugins_by_variable_by_module_and_side_by_side_with_ours(tmp_path, monkeypatch):
     (tmp_path / "leaky_by_variable.py").write_text(LEAKY.replace("leaky_lstm", "by_variable"))
     (tmp_path / "leaky_module.py").write_text(LEAKY.replace("leaky_lstm", "by_module"))
