@@ -1,7 +1,5 @@
 """The origin of a recorded time: the machine, the versions and the day."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """The benchmark: from cells, engines and shapes to a table of measurements."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The command line: train, sweep, compare, bench, check, cells, tasks."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import secrets

@@ -1,7 +1,5 @@
 """`cellzoo cells` and `cellzoo tasks`: the registered cells and tasks, in a list or one by one."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Mapping, Sequence

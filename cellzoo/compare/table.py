@@ -1,7 +1,5 @@
 """The table of a comparison: one row for each group, the best first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
