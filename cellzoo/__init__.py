@@ -3,15 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from cellzoo import zoo  # noqa: F401  (registers the published cells)
-from cellzoo.cells import (
-    Extra,
-    Gate,
-    GatedCell,
-    State,
-    build_cell,
-    list_cells,
-    register_cell,
-)
+from cellzoo.cells import Extra, Gate, GatedCell, State, build_cell, list_cells, register_cell
 from cellzoo.names.options import option
 from cellzoo.names.plugins import load_plugins
 from cellzoo.names.registry import DuplicateNameError, Registry, UnknownNameError

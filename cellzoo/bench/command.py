@@ -110,9 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", help="the directory of the output (default: bench/<date>-<time>)")
     parser.add_argument(
-        "--warm",
-        action="store_true",
-        help="compile the cells for later runs, and measure nothing",
+        "--warm", action="store_true", help="compile the cells for later runs, and measure nothing"
     )
     return parser
 

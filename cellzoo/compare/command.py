@@ -42,8 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help="config keys to group by, such as cell,init or optimizer.lr (default: cell)",
     )
     parser.add_argument(
-        "--metric",
-        help="the metric to compare (default: the test metric of the monitored metric)",
+        "--metric", help="the metric to compare (default: the test metric of the monitored metric)"
     )
     parser.add_argument(
         "--mode",

@@ -122,12 +122,7 @@ def render(table: Table, omitted: Sequence[str] = ()) -> rich.table.Table:
 
 
 def _row(
-    task: str,
-    group: Group,
-    by: Sequence[str],
-    metric: str,
-    mode: str,
-    selection: Selection | None,
+    task: str, group: Group, by: Sequence[str], metric: str, mode: str, selection: Selection | None
 ) -> dict[str, object]:
     """Return the columns of one group."""
     values = _values(group, metric)

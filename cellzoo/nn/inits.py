@@ -46,10 +46,7 @@ inits: Registry[Scheme] = Registry("init")
 
 
 def register_init(
-    name: str,
-    inputs: str | None = None,
-    vectors: str = "zeros",
-    deprecated: Collection[str] = (),
+    name: str, inputs: str | None = None, vectors: str = "zeros", deprecated: Collection[str] = ()
 ) -> Any:
     """Return a decorator that registers a function as an init scheme.
 

@@ -54,11 +54,7 @@ class SequenceModel(nn.Module):
 
 
 def build_model(
-    config: RunConfig,
-    input_size: int,
-    output_size: int,
-    reads: Reads,
-    engine: str | None = None,
+    config: RunConfig, input_size: int, output_size: int, reads: Reads, engine: str | None = None
 ) -> SequenceModel:
     """Return the model of a config, for a task of these sizes.
 

@@ -8,15 +8,7 @@ from scipy.io import loadmat
 from torch import Tensor
 from torch.nn import functional
 
-from cellzoo.tasks.base import (
-    Examples,
-    Measure,
-    PackedExamples,
-    Split,
-    Task,
-    register_task,
-    rows,
-)
+from cellzoo.tasks.base import Examples, Measure, PackedExamples, Split, Task, register_task, rows
 from cellzoo.tasks.data import DataError, DataFile
 
 NOTES = 88

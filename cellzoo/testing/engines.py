@@ -12,13 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from cellzoo.engines import ENGINES, CompileError, EngineError
 from cellzoo.engines.compiled import programs
 from cellzoo.nn.rnn import RNN
-from cellzoo.testing.differences import (
-    assert_same,
-    everything,
-    inputs_of,
-    results,
-    with_gradients,
-)
+from cellzoo.testing.differences import assert_same, everything, inputs_of, results, with_gradients
 from cellzoo.testing.errors import ConformanceError, NotChecked
 from cellzoo.testing.subject import Subject, as_given, elapsed, normal, warm_state
 

@@ -79,9 +79,7 @@ def _alike(part: dict[str, Any], one: str, other: str) -> bool:
     )
 
 
-def _without_each(
-    comparison: ReferenceComparison,
-) -> Iterator[tuple[str, ReferenceComparison]]:
+def _without_each(comparison: ReferenceComparison) -> Iterator[tuple[str, ReferenceComparison]]:
     """Yield the comparison with one parameter's block, or one state, set to zero."""
     cell = comparison.rnn.cell()
     for name in cell.extra:

@@ -7,13 +7,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from cellzoo.nn.rnn import RNN
-from cellzoo.testing.differences import (
-    assert_same,
-    everything,
-    inputs_of,
-    results,
-    with_gradients,
-)
+from cellzoo.testing.differences import assert_same, everything, inputs_of, results, with_gradients
 from cellzoo.testing.errors import ConformanceError
 from cellzoo.testing.subject import Subject, as_given, as_tuple, elapsed, normal, warm_state
 

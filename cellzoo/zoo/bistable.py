@@ -32,8 +32,4 @@ class NBRC(GatedCell):
 class BRC(NBRC):
     """A bistable cell: an `nbrc` with diagonal U_c and U_a, in which a unit sees itself alone."""
 
-    gates = {
-        "c": Gate(state="diagonal"),
-        "a": Gate(state="diagonal"),
-        "n": Gate(state="none"),
-    }
+    gates = {"c": Gate(state="diagonal"), "a": Gate(state="diagonal"), "n": Gate(state="none")}

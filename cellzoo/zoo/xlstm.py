@@ -24,12 +24,7 @@ class SLSTM(GatedCell):
     paper = "Beck et al. 2024, arXiv:2405.04517"
     reference = "author's code"
     gates = {gate: Gate(state="heads", heads="heads") for gate in "ifzo"}
-    states = {
-        "h": State(),
-        "c": State(),
-        "n": State(positive=True),
-        "m": State(initial=-math.inf),
-    }
+    states = {"h": State(), "c": State(), "n": State(positive=True), "m": State(initial=-math.inf)}
     keep = {"f": +1}
     write = {"i": +1}
     heads: int = option(1, "blocks of the recurrent matrices; a divisor of hidden_size")
