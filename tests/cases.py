@@ -19,18 +19,13 @@ STACKS = [{}, {"num_layers": 2, "bidirectional": True}]
 
 
 def case(step, **options):
-    """The class, to be tested against `step(p, x, [dt,] *states)`."""
+    """Register a class as a case, with `step(p, x, [dt,] *states)` as the reference."""
 
     def decorate(cls):
         CASES.append(pytest.param(cls, step, options, id=cls.__name__))
         return cls
 
     return decorate
-
-
-def rows(tensor, number, *, of):
-    """One gate's rows of a fused parameter whose gates are alike."""
-    return tensor.chunk(of)[number]
 
 
 # -- late products -----------------------------------------------------------------------------
@@ -64,7 +59,7 @@ def late_in_any_order(p, x, h):
 
 @case(late_in_any_order)
 class SeveralLateProducts(GatedCell):
-    """Late gates first in the weight, used last; one of them twice."""
+    """Late gates that come first in the weight and are used last, one of them twice."""
 
     gates = {"p": Gate(late=True), "q": Gate(late=True), "r": Gate()}
 
@@ -86,7 +81,7 @@ def fused_late(p, x, h):
 
 @case(fused_late)
 class TwoLateGatesInOneProduct(GatedCell):
-    """They do not lie side by side in the weight."""
+    """The two gates are not adjacent in the weight."""
 
     gates = {"m": Gate(late=True), "r": Gate(), "k": Gate(late=True)}
 
@@ -119,7 +114,7 @@ def through_a_function(p, x, h):
 
 @case(through_a_function)
 class AParameterThroughAFunction(GatedCell):
-    """Its gradient cannot be summed over the batch unit by unit."""
+    """The gradient of the parameter cannot be summed over the batch for each unit alone."""
 
     gates = ("n",)
     extra = {"scale": Extra("hidden_size")}
@@ -167,7 +162,7 @@ class LateDiagonalBlocks(GatedCell):
 
 
 def dense(blocks):
-    """A block-diagonal matrix from its blocks' rows, (heads · n, m) with heads = 2."""
+    """Return the block-diagonal matrix of blocks, (heads · n, m) with heads = 2."""
     return torch.block_diag(*blocks.chunk(2))
 
 
@@ -206,7 +201,7 @@ def other_operands(p, x, h, c, d):
 
 @case(other_operands)
 class SeveralOperandsWithMixedOrder(GatedCell):
-    """Gates in the order c, h, (d, h), c, c: fused by operand, split by name."""
+    """Gates with the operands c, h, (d, h), c, c: fused by operand, split by name."""
 
     gates = {"g": Gate(of="c"), "i": Gate(), "k": Gate(of=("d", "h"), width=6), "o": Gate(of="c"),
              "j": Gate(of="c", state="diagonal")}  # fmt: skip
@@ -500,7 +495,8 @@ class Dropping(GatedCell):
 
 
 def build(cell, **options) -> RNN:
-    torch.manual_seed(0)  # of buffers that are drawn
+    """Return an RNN of the cell in float64 with random parameters."""
+    torch.manual_seed(0)  # for buffers that are drawn
     rnn = RNN(cell, *SIZES, dtype=F64, **options)
     shake(rnn)
     return rnn

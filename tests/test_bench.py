@@ -1,4 +1,4 @@
-"""The benchmark: how it measures, counts and reports. No test asserts a time."""
+"""The benchmark: measurements, counts and reports. No test asserts a time."""
 
 import csv
 import math
@@ -55,7 +55,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def _at_once(monkeypatch):
-    """One call makes a measurement, and the large product is a small one."""
+    """Make one call a measurement, and the large product small."""
     monkeypatch.setattr("cellzoo.bench.measure.LEAST", 0.0)
     monkeypatch.setattr(run, "SIDE", {"cpu": 8})
 
@@ -69,7 +69,7 @@ def rows_of(folder):
 
 
 class Clock:
-    """A clock that only calls advance, by so many seconds each, and a record of the calls."""
+    """A clock that advances with each call by the cost of the call, and a record of the calls."""
 
     def __init__(self, **costs):
         self.now, self.costs, self.called = 0.0, costs, []
@@ -138,7 +138,7 @@ def test_the_columns_of_a_row_by_hand():
         forward=[0.001, 0.003, 0.002],
         step=[0.010, 0.020, 0.040],
         matrix_rate=1e6,
-        baseline=(lstm, [0.005, 0.010, 0.020]),  # the machine drifts: twice as long in each round
+        baseline=(lstm, [0.005, 0.010, 0.020]),  # the machine drifts: times double in each round
     )
     assert (row["forward_ms"], row["step_ms"]) == (2.0, 20.0)
     assert (row["step_ms_low"], row["step_ms_high"]) == (15.0, 30.0)
@@ -150,7 +150,7 @@ def test_the_columns_of_a_row_by_hand():
     assert (row["peak_bytes"], row["first_seconds"], row["rounds"]) == (4096, 1.5, 3)
 
 
-def test_geometric_means_say_over_how_many_shapes():
+def test_geometric_means_count_their_shapes():
     def row(name, ratio):
         identity = {"contender": name, "cell": name, "engine": "loop", "status": "measured"}
         return identity | {"ratio": ratio, "ratio_per_multiply_add": 2 * ratio}
@@ -167,7 +167,7 @@ def test_geometric_means_say_over_how_many_shapes():
     ("cell", "by_hand"),
     [
         ("lstm", 4 * 5 * 3 + 4 * 5 * 5),
-        ("peephole_lstm", 4 * 5 * 3 + 4 * 5 * 5),  # peepholes are no matrices
+        ("peephole_lstm", 4 * 5 * 3 + 4 * 5 * 5),  # peepholes are not matrices
         ("gru_v1", 3 * 5 * 3 + 3 * 5 * 5),
         ("elman", 5 * 3 + 5 * 5),
     ],
@@ -191,16 +191,16 @@ def test_peak_memory_of_a_known_case():
     def call():
         kept = [torch.empty(100 * k, dtype=torch.uint8) for k in (1, 2, 3)]  # 600 held at once
         del kept[1]  # 400
-        older.clear()  # not ours: counts for nothing
+        older.clear()  # earlier memory does not count
         kept.append(torch.empty(150, dtype=torch.uint8))  # 550
         kept.clear()
         torch.empty(590, dtype=torch.uint8)
 
     assert peak_bytes(call, CPU) == 600
-    assert peak_bytes(call, CPU) == 600  # nothing is left over from before
+    assert peak_bytes(call, CPU) == 600  # independent of the first call
 
 
-def test_peak_memory_sees_temporaries_and_what_backward_keeps():
+def test_peak_memory_includes_temporaries_and_saved_tensors():
     x = torch.ones(250, requires_grad=True)  # 1,000 bytes
 
     def call():
@@ -241,35 +241,35 @@ def test_a_training_step_starts_anew_and_forward_takes_no_gradient():
 @pytest.mark.parametrize("package", ["torchrecurrent", "keras"])
 def test_layers_of_other_packages(package):
     pytest.importorskip(package)
-    found, absent = peers.others(["lstm", "gru", "elman", "peephole_lstm"])
-    assert package not in [each.engine for each in absent]
-    layers = [each for each in found if each.engine == package]
+    layers, absent = peers.others(["lstm", "gru", "elman", "peephole_lstm"])
+    assert package not in [entry.engine for entry in absent]
+    layers = [layer for layer in layers if layer.engine == package]
     assert layers
-    for each in layers:
-        peer = Contender(each, *each.build(torch.randn(6, 2, 3), 5))
+    for layer in layers:
+        peer = Contender(layer, *layer.build(torch.randn(6, 2, 3), 5))
         assert sorted(peer.run().shape) == [2, 5, 6]
         peer.call("step")()
         peer.call("forward")()
-        gates = {"lstm": 4, "peephole_lstm": 4, "gru": 3, "elman": 1}[each.cell]
+        gates = {"lstm": 4, "peephole_lstm": 4, "gru": 3, "elman": 1}[layer.cell]
         assert peer.multiply_adds == gates * 5 * (3 + 5)
 
 
-def test_a_package_without_these_cells_says_so(monkeypatch):
+def test_a_package_without_these_cells_declines(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda package: True)
     monkeypatch.setitem(peers.PACKAGES, "keras", lambda: iter(()))
     monkeypatch.setitem(peers.PACKAGES, "torchrecurrent", lambda: 1 / 0)
-    found, absent = peers.others(["lstm"])
-    assert not found
-    reasons = {each.engine: (each.status, each.reason) for each in absent}
+    layers, absent = peers.others(["lstm"])
+    assert not layers
+    reasons = {entry.engine: (entry.status, entry.reason) for entry in absent}
     assert reasons["keras"] == ("declined", "has none of these cells")
     assert reasons["torchrecurrent"] == ("failed", "ZeroDivisionError: division by zero")
 
 
-def test_packages_that_are_not_there_are_said_once(monkeypatch):
+def test_packages_that_are_not_installed_are_listed_once(monkeypatch):
     monkeypatch.setattr(peers, "_installed", lambda package: False)
-    found, absent = peers.others(["lstm"])
-    assert not found
-    assert {each.engine: each.status for each in absent} == {
+    layers, absent = peers.others(["lstm"])
+    assert not layers
+    assert {entry.engine: entry.status for entry in absent} == {
         "torchrecurrent": "not installed",
         "keras": "not installed",
     }
@@ -279,9 +279,7 @@ def test_packages_that_are_not_there_are_said_once(monkeypatch):
 
 
 @pytest.mark.usefixtures("_at_once")
-def test_what_declines_or_fails_is_listed_and_costs_the_others_nothing(
-    monkeypatch, capsys, tmp_path
-):
+def test_absent_contenders_are_listed_and_the_others_are_measured(monkeypatch, capsys, tmp_path):
     honest = contenders._rnn
 
     def build(cell, engine, x, hidden_size):
@@ -309,14 +307,14 @@ def test_what_declines_or_fails_is_listed_and_costs_the_others_nothing(
     assert absent["gru", "loop", "6"]["status"] == "failed"
     assert absent["gru", "loop", "6"]["reason"] == "RuntimeError: it broke"
     assert absent["gru_v1", "native", "5"]["status"] == "declined"
-    said = capsys.readouterr().out
-    assert "torch.nn has no kernel for it" in said
-    assert "RuntimeError: it broke (at T 6 · B 2 · I 3 · H 4)" in said
-    assert "1 of 2" in said  # gru's mean is over one shape
+    output = capsys.readouterr().out
+    assert "torch.nn has no kernel for it" in output
+    assert "RuntimeError: it broke (at T 6 · B 2 · I 3 · H 4)" in output
+    assert "1 of 2" in output  # gru's mean is over one shape
 
 
 @pytest.mark.usefixtures("_at_once")
-def test_a_run_is_as_wide_as_it_says(tmp_path):
+def test_a_run_has_the_requested_dtype_and_threads(tmp_path):
     assert (
         main(["bench", "lstm", "--engine", "loop", *TINY, "--dtype", "float64", "--out", "o"]) == 0
     )
@@ -344,30 +342,38 @@ def measured(cells=("lstm", "gru"), engines=("loop", "native"), shapes=2):
     for number in range(shapes):
         shape = Shape(10 * (number + 1), 2, 3, 4)
         others = [contender(RNN(c, 3, 4), c, c, engine) for c in cells for engine in engines]
-        for each in [*others, lstm]:
+        for measured_layer in [*others, lstm]:
             times = {kind: generator.uniform(1, 2, 3) for kind in ("forward", "step")}
             base = (lstm, generator.uniform(1, 2, 3))
             rows.append(
-                results.row(each, shape, first=1.0, peak=1, matrix_rate=1e9, baseline=base, **times)
+                results.row(
+                    measured_layer,
+                    shape,
+                    first=1.0,
+                    peak=1,
+                    matrix_rate=1e9,
+                    baseline=base,
+                    **times,
+                )
             )
     return pandas.DataFrame(rows).assign(version=None)
 
 
 def test_tables_have_every_contender_of_every_shape():
-    found = list(tables(measured()))
-    assert [table.title.split(" (")[0] for table in found] == [
+    report = list(tables(measured()))
+    assert [table.title.split(" (")[0] for table in report] == [
         "T 10 · B 2 · I 3 · H 4",
         "T 20 · B 2 · I 3 · H 4",
         "Geometric means over the shapes",
     ]
-    for table in found:
+    for table in report:
         assert len(table.rows) == 5
         assert {len(cells) for cells in table.rows} == {len(table.header)}
-    times = [float(cells[3].replace(",", "")) for cells in found[0].rows]
+    times = [float(cells[3].replace(",", "")) for cells in report[0].rows]
     assert times == sorted(times)
 
 
-def test_the_plot_has_a_panel_a_shape_and_no_two_contenders_on_a_line():
+def test_the_plot_has_a_panel_for_each_shape_and_a_line_for_each_contender():
     figure = plot(measured(shapes=4))
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == [
@@ -398,7 +404,7 @@ WRONG_INPUT = {
 
 
 @pytest.mark.parametrize("line", WRONG_INPUT)
-def test_wrong_input_is_one_line_and_leaves_nothing(line, tmp_path, capfd):
+def test_wrong_input_is_one_line_and_writes_nothing(line, tmp_path, capfd):
     (tmp_path / "file").touch()
     assert_refused(["bench", *line.split()], WRONG_INPUT[line], capfd)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -415,7 +421,7 @@ def test_cells_by_pattern_are_each_taken_once():
     assert set(command._cells([])) >= {"lstm", "gru", "elman"}
 
 
-def test_warm_compiles_each_and_fails_only_for_what_was_named(monkeypatch, capsys):
+def test_warm_compiles_each_and_fails_only_for_named_cells(monkeypatch, capsys):
     compiled = []
 
     def compile_one(cell):
@@ -462,8 +468,8 @@ def test_warm_ends_at_ctrl_c(tmp_path):
     compiled = tmp_path / "cache" / "cellzoo" / "compiled"
     wait_for(compiled.exists)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said, _ = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "cellzoo: interrupted\n")
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "cellzoo: interrupted\n")
 
 
 def test_as_a_user(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: help, configs, and what they say to wrong input."""
+"""The commands for a user: help, configs, and the messages for wrong input."""
 
 import os
 import re
@@ -20,18 +20,6 @@ from cellzoo.cli import main
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CELLZOO_DATA", raising=False)
-
-
-@pytest.fixture
-def _forget_plugins(monkeypatch):
-    """Leave the registries and the list of plugins as they were."""
-    from cellzoo.names import plugins
-    from cellzoo.names.registry import Registry
-
-    restore = Registry.snapshot()
-    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
-    yield
-    restore()
 
 
 WRONG_INPUT = {
@@ -83,7 +71,6 @@ def test_wrong_input_is_one_line_and_leaves_nothing(line, tmp_path, capfd):
     assert not list((tmp_path / "runs").glob("*"))
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -102,7 +89,6 @@ def test_plugins_that_are_broken(code, says, tmp_path, capfd):
     assert "Traceback" not in errors
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_a_plugin_that_fails_half_way_registers_nothing(tmp_path):
     code = LEAKY.replace('"leaky_lstm"', '"half_lstm", deprecated=["old_half"]')
     (tmp_path / "half.py").write_text(code + "\n1/0\n")
@@ -110,10 +96,10 @@ def test_a_plugin_that_fails_half_way_registers_nothing(tmp_path):
     assert "half_lstm" not in cellzoo.list_cells()
     assert "old_half" not in cells.deprecated_names()
     (tmp_path / "half.py").write_text(code)
-    assert main(["cells", "old_half", "--plugin", "half.py"]) == 0
+    with pytest.warns(FutureWarning, match="cell 'old_half' is deprecated"):
+        assert main(["cells", "old_half", "--plugin", "half.py"]) == 0
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_a_deprecated_name_is_the_present_cell_in_runs_and_sweeps(tmp_path):
     code = LEAKY.replace('"leaky_lstm"', '"leaky_lstm", deprecated=["old_leaky"]')
     (tmp_path / "my_cell.py").write_text(code)
@@ -137,7 +123,6 @@ def test_a_deprecated_name_is_the_present_cell_in_runs_and_sweeps(tmp_path):
     assert repr(model.rnn).startswith("RNN(leaky_lstm,")
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_an_impure_cell_is_named_with_its_line(tmp_path, capfd):
     code = LEAKY.replace("leaky_lstm", "impure").replace(
         "return h, c", "self.h = h\n        return h, c"
@@ -153,7 +138,6 @@ def test_debug_shows_the_traceback(capfd):
     assert "Traceback" in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_a_registered_cell_is_a_choice_with_its_options(tmp_path, capsys):
     code = LEAKY.replace("import GatedCell,", "import GatedCell, option,").replace(
         "0.9 *", "self.leak *"
@@ -164,19 +148,18 @@ def test_a_registered_cell_is_a_choice_with_its_options(tmp_path, capsys):
     code = code.replace("leaky_lstm", "leaky_option")
     (tmp_path / "my_cell.py").write_text(code)
     assert main(["train", "--plugin", "my_cell.py", "cell=leaky_option", "--cfg", "job"]) == 0
-    said = capsys.readouterr().out
-    assert "cell:\n  name: leaky_option\n  leak: 0.9" in said
+    output = capsys.readouterr().out
+    assert "cell:\n  name: leaky_option\n  leak: 0.9" in output
     assert main(["train", "--plugin", "my_cell.py", "cell=leaky_option", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert "leak: 0.9" in said
-    assert "leaky_option" in said.split("cell: ")[1].splitlines()[0]
+    output = capsys.readouterr().out
+    assert "leak: 0.9" in output
+    assert "leaky_option" in output.split("cell: ")[1].splitlines()[0]
     assert main(["cells", "leaky_option"]) == 0
     assert "leak=0.9  λ" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
     assert train("--plugin", "my_cell.py", "cell=leaky_option", "cell.leak=0.5", "name=one") == 0
 
 
-@pytest.mark.usefixtures("_forget_plugins")
 def test_plugins_by_variable_by_module_and_side_by_side_with_ours(tmp_path, monkeypatch):
     (tmp_path / "leaky_by_variable.py").write_text(LEAKY.replace("leaky_lstm", "by_variable"))
     (tmp_path / "leaky_module.py").write_text(LEAKY.replace("leaky_lstm", "by_module"))
@@ -199,11 +182,11 @@ def test_plugins_by_entry_point(tmp_path):
         "[cellzoo.cells]\nfrom_package = leaky_package\n"
     )
     code = "import cellzoo; print(cellzoo.list_cells('from*'), cellzoo.RNN('from_package', 2, 3))"
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert "['from_package'] RNN(from_package, 2, 3)" in said
+    assert "['from_package'] RNN(from_package, 2, 3)" in output
 
 
 def test_an_edited_plugin_is_another_run(tmp_path):
@@ -220,8 +203,8 @@ def test_an_edited_plugin_is_another_run(tmp_path):
 def test_importing_cellzoo_is_light():
     heavy = "{'lightning', 'hydra', 'wandb', 'pandas', 'matplotlib', 'sklearn', 'scipy'}"
     code = f"import sys, cellzoo; print(sorted({heavy} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_public_names_are_there():
@@ -233,14 +216,14 @@ def test_public_names_are_there():
 
 def test_cells_and_tasks_are_listed(capsys):
     assert main(["cells"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in cellzoo.list_cells():
-        assert name in said
-    assert "33,280" in said  # an LSTM's: 4·64·(64 + 64) + 2·4·64
+        assert name in output
+    assert "33,280" in output  # an LSTM's: 4·64·(64 + 64) + 2·4·64
     assert main(["cells", "peephole_lstm"]) == 0
-    said = capsys.readouterr().out
-    assert "p_f ⊙ c" in said
-    assert "zoo/lstm_variants.py:" in said
+    output = capsys.readouterr().out
+    assert "p_f ⊙ c" in output
+    assert "zoo/lstm_variants.py:" in output
     assert main(["tasks"]) == 0
     assert "adding" in capsys.readouterr().out
     assert main(["tasks", "jsb"]) == 0
@@ -251,7 +234,7 @@ def test_cells_and_tasks_are_listed(capsys):
     assert cellzoo.__version__ in capsys.readouterr().out
 
 
-def test_the_whole_way_as_a_user(tmp_path):
+def test_a_sweep_and_a_comparison_as_a_user(tmp_path):
     """Ten lines, a run, a sweep beside lstm, a comparison: in processes of their own."""
     (tmp_path / "my_cell.py").write_text(LEAKY)
     arguments = ["cell=lstm,leaky_lstm", "seed=0,1", "task=adding", "task.train_size=320"]
@@ -276,10 +259,10 @@ def test_init_blocks_and_name_by_itself(tmp_path):
     assert result_of(run)["init"] == "orthogonal"
 
 
-def test_a_sweep_by_init_says_which_job_failed(capsys):
+def test_a_sweep_by_init_names_the_failed_job(capsys):
     assert sweep("name=s", "cell=elman,lstm", "init.forget_bias=1.0") == 1
-    said = capsys.readouterr().out
-    assert "failed: ValueError: forget_bias: no gate of elman" in said
+    output = capsys.readouterr().out
+    assert "failed: ValueError: forget_bias: no gate of elman" in output
     statuses = {r["cell"]: r["status"] for r in results_in("runs/s")}
     assert statuses == {"elman": "failed", "lstm": "done"}
 

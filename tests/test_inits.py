@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import sigmoid, tanh
 
 from cellzoo import RNN, Extra, Gate, GatedCell, Init, State, list_inits, register_init
-from cellzoo.nn.inits import inits
 
 SCHEMES = ["constant", "glorot", "identity", "normal", "orthogonal", "torch", "zeros"]
 
@@ -219,21 +218,17 @@ def test_wrong_inits_are_refused(init, error, message):
 
 
 def test_a_registered_scheme_is_found_and_its_options_are_read():
-    try:
+    @register_init("ramp_of_a_test", inputs="zeros", vectors="constant")
+    def ramp(block, hidden_size, *, step=1.0):
+        block.copy_(step * torch.arange(block.numel()).reshape(block.shape) / hidden_size)
 
-        @register_init("ramp_of_a_test", inputs="zeros", vectors="constant")
-        def ramp(block, hidden_size, *, step=1.0):
-            block.copy_(step * torch.arange(block.numel()).reshape(block.shape) / hidden_size)
-
-        rnn = make(init={"name": "ramp_of_a_test", "step": 2.0})
-        assert rnn.weight_ih_l0.eq(0).all()
-        assert rnn.bias_ih_l0.eq(1).all()
-        for u in recurrent_blocks(rnn):  # gate by gate
-            assert u.equal(2 * torch.arange(64.0).reshape(8, 8) / 8)
-        with pytest.raises(TypeError, match="did you mean 'step'"):
-            make(init={"name": "ramp_of_a_test", "stp": 2.0})
-    finally:
-        inits.forget(["ramp_of_a_test"])
+    rnn = make(init={"name": "ramp_of_a_test", "step": 2.0})
+    assert rnn.weight_ih_l0.eq(0).all()
+    assert rnn.bias_ih_l0.eq(1).all()
+    for u in recurrent_blocks(rnn):  # gate by gate
+        assert u.equal(2 * torch.arange(64.0).reshape(8, 8) / 8)
+    with pytest.raises(TypeError, match="did you mean 'step'"):
+        make(init={"name": "ramp_of_a_test", "stp": 2.0})
 
 
 # -- forget bias and chrono --------------------------------------------------------------------

@@ -155,38 +155,33 @@ def test_a_snapshot_restores_deprecated_names_too(registry):
 
 
 def test_deprecated_names_of_cells_tasks_and_inits():
-    restore = Registry.snapshot()
-    try:
+    @register_cell("renamed_cell", deprecated=("former_cell",))
+    class Renamed(GatedCell):
+        gates = ("n",)
 
-        @register_cell("renamed_cell", deprecated=("former_cell",))
-        class Renamed(GatedCell):
-            gates = ("n",)
+        def update(self, a, s):
+            return a.n
 
-            def update(self, a, s):
-                return a.n
+    @register_task("renamed_task", deprecated=("former_task",))
+    class RenamedTask(Task):
+        pass
 
-        @register_task("renamed_task", deprecated=("former_task",))
-        class RenamedTask(Task):
-            pass
+    @register_init("renamed_init", deprecated=("former_init",))
+    def renamed(block, hidden_size, *, value=2.0):
+        nn.init.constant_(block, value)
 
-        @register_init("renamed_init", deprecated=("former_init",))
-        def renamed(block, hidden_size, *, value=2.0):
-            nn.init.constant_(block, value)
-
-        with pytest.warns(FutureWarning, match="cell 'former_cell' is deprecated"):
-            assert repr(RNN("former_cell", 3, 4)) == "RNN(renamed_cell, 3, 4)"
-        assert type(build_cell("former_cell", 3, 4)) is Renamed
-        assert build_cell("former_cell", 3, 4).name == "renamed_cell"
-        with pytest.warns(FutureWarning, match="task 'former_task' is deprecated"):
-            assert tasks["former_task"] is RenamedTask
-        with pytest.warns(FutureWarning, match="init 'former_init' is deprecated"):
-            rnn = RNN("lstm", 3, 4, init={"name": "former_init", "value": 3.0})
-        assert rnn.init.name == "renamed_init"
-        assert (rnn.weight_hh_l0 == 3).all()
-        for listed in (list_cells(), list_tasks(), list_inits()):
-            assert not [name for name in listed if name.startswith("former")]
-    finally:
-        restore()
+    with pytest.warns(FutureWarning, match="cell 'former_cell' is deprecated"):
+        assert repr(RNN("former_cell", 3, 4)) == "RNN(renamed_cell, 3, 4)"
+    assert type(build_cell("former_cell", 3, 4)) is Renamed
+    assert build_cell("former_cell", 3, 4).name == "renamed_cell"
+    with pytest.warns(FutureWarning, match="task 'former_task' is deprecated"):
+        assert tasks["former_task"] is RenamedTask
+    with pytest.warns(FutureWarning, match="init 'former_init' is deprecated"):
+        rnn = RNN("lstm", 3, 4, init={"name": "former_init", "value": 3.0})
+    assert rnn.init.name == "renamed_init"
+    assert (rnn.weight_hh_l0 == 3).all()
+    for listed in (list_cells(), list_tasks(), list_inits()):
+        assert not [name for name in listed if name.startswith("former")]
 
 
 def test_forget(registry):
@@ -216,11 +211,9 @@ def test_a_registered_cell_is_found_by_its_name():
         def update(self, a, s):
             return a.n
 
-    try:
-        assert "registered_in_a_test" in list_cells()
-        assert type(build_cell("registered_in_a_test", 3, 4)) is Mine
-        assert build_cell(Mine, 3, 4).name == "registered_in_a_test"
-        assert "registered_in_a_test, 3, 4" in repr(RNN(Mine, 3, 4))
-    finally:
-        cells.forget(["registered_in_a_test"])
+    assert "registered_in_a_test" in list_cells()
+    assert type(build_cell("registered_in_a_test", 3, 4)) is Mine
+    assert build_cell(Mine, 3, 4).name == "registered_in_a_test"
+    assert "registered_in_a_test, 3, 4" in repr(RNN(Mine, 3, 4))
+    cells.forget(["registered_in_a_test"])
     assert "registered_in_a_test" not in list_cells()

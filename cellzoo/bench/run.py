@@ -66,9 +66,8 @@ def bench(
         place = f"shape {number} of {len(shapes)} ({shape})"
         torch.manual_seed(seed)
         x = torch.randn(shape[:3]).to(target, dtype)
-        rows += _at(
-            shape, x, candidates, rounds, seed, lambda text, p=place: progress(f"{p}: {text}")
-        )
+        progress_here = partial(_progress_at, progress, place)
+        rows += _at(shape, x, candidates, rounds, seed, progress_here)
     rows += [absent_row(absent, None) for absent in missing]
     if not any(measurement["status"] == MEASURED for measurement in rows):
         raise BenchError(f"nothing could be measured: {rows[0]['contender']}: {rows[0]['reason']}")
@@ -149,6 +148,10 @@ def _absent(candidate: Candidate, error: Exception) -> Absent:
     reason = reason.removeprefix(f"engine {candidate.engine!r} cannot run {candidate.cell}: ")
     reason = reason.removeprefix(f"{candidate.engine} declined: ")
     return Absent(*candidate[:3], "declined" if declined else "failed", reason)
+
+
+def _progress_at(progress: Progress, place: str, text: str) -> None:
+    progress(f"{place}: {text}")
 
 
 def _wait(x: Tensor) -> None:

@@ -176,10 +176,10 @@ def _notes(
         "10 runs it is too narrow.",
     ]
     if selection is not None:
-        counts = " + ".join(map(str, selection.trials))
+        trials = " + ".join(map(str, selection.trials))
         notes.append(
             f"{selection.key} selected by mean best validation out of {len(selection.trials)} "
-            f"values, {sum(selection.trials)} runs ({counts}) a group."
+            f"values, {sum(selection.trials)} runs ({trials}) a group."
         )
     return notes
 

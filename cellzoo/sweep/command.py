@@ -38,13 +38,19 @@ from cellzoo.system.signals import handling
 console = Console(highlight=False)
 
 
-def sweep_command(arguments: list[str], debug: bool) -> int:
+def sweep_command(arguments: list[str], debug: bool = False) -> int:
     """Run `cellzoo sweep`, and return 0 if all jobs are done, else 1.
 
     A job that diverges or fails is recorded and does not stop the others. A finished run is not
-    run again.
+    run again. With --status, print how a sweep stands instead.
     """
     own, arguments = _flags(arguments)
+    if own.status is not None:
+        if arguments:
+            first = arguments[0]
+            raise ConfigError(f"--status takes a sweep's directory and nothing else, not {first!r}")
+        show(Path(own.status))
+        return 0
     if own.retry not in (None, "failed"):
         raise ConfigError(f"--retry takes: failed, not {own.retry!r}")
     overrides, flags = split(arguments)
@@ -232,12 +238,3 @@ def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         return parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from None
-
-
-def status_command(arguments: list[str]) -> int:
-    """Run `cellzoo sweep --status runs/NAME`."""
-    own, rest = _flags(arguments)
-    if rest:
-        raise ConfigError(f"--status takes a sweep's directory and nothing else, not {rest[0]!r}")
-    show(Path(own.status))
-    return 0

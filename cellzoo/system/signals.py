@@ -2,9 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 
@@ -36,30 +35,11 @@ class Stop:
 
 
 @contextmanager
-def noting_sigterm() -> Iterator[Stop]:
-    """Handle SIGTERM inside a `with` block, and restore the handlers afterwards.
+def handling(numbers: Sequence[int], handler: Any) -> Iterator[None]:
+    """Handle signals inside a `with` block, and restore their handlers afterwards.
 
-    That includes the handler of SIGINT, because Lightning ignores SIGINT after Ctrl-C. Outside the
-    main thread Python cannot set handlers, and nothing changes.
+    Outside the main thread Python cannot set handlers, and nothing changes.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    on_ctrl_c = signal.getsignal(signal.SIGINT)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, on_ctrl_c)
-
-
-@contextmanager
-def handling(
-    numbers: Sequence[int], handler: Callable[[int, FrameType | None], object]
-) -> Iterator[None]:
-    """Handle signals for a while; outside the main thread, where Python cannot, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,3 +49,14 @@ def handling(
     finally:
         for number, previous in zip(numbers, before, strict=True):
             signal.signal(number, previous)
+
+
+@contextmanager
+def noting_sigterm() -> Iterator[Stop]:
+    """Handle SIGTERM by a `Stop` inside a `with` block, as `handling` does.
+
+    The handler of SIGINT is restored too, because Lightning ignores SIGINT after Ctrl-C.
+    """
+    stop, on_ctrl_c = Stop(), signal.getsignal(signal.SIGINT)
+    with handling([signal.SIGTERM], stop), handling([signal.SIGINT], on_ctrl_c):
+        yield stop
