@@ -1,6 +1,6 @@
 """How a cell is written: the declarations of its author, and the base class that reads them."""
 
-from cellzoo.cells.base import GatedCell
+from cellzoo.cells.base import GatedCell, positive
 from cellzoo.cells.declare import Extra, Gate, State
 from cellzoo.cells.linear import recur
 from cellzoo.cells.preactivations import PreActivations

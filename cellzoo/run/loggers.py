@@ -100,15 +100,8 @@ class RunLogger(Logger):
         self.wandb: Any = None
         self.metrics = MetricsFile(directory / "metrics.csv", keep) if is_main_process() else None
 
-    @property
-    def name(self) -> str:
-        """Return nothing: Lightning would make a folder of this name."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Return nothing, for the same reason."""
-        return ""
+    # Lightning would make folders of other names.
+    name = version = ""
 
     @property
     def save_dir(self) -> str:

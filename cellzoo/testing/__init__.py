@@ -22,16 +22,3 @@ from cellzoo.testing.suite import (
     run_check,
     run_checks,
 )
-
-__all__ = [
-    "CHECKS",
-    "ConformanceError",
-    "NotChecked",
-    "Outcome",
-    "Result",
-    "Subject",
-    "check_cell",
-    "conformance_tests",
-    "run_check",
-    "run_checks",
-]

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, tanh
 
-from cellzoo.cells import PreActivations, State, option, register_cell
-from cellzoo.cells.base import GatedCell, positive
+from cellzoo.cells import GatedCell, PreActivations, State, option, positive, register_cell
 
 
 @register_cell("clockwork_rnn")

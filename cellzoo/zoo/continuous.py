@@ -6,8 +6,16 @@ import torch
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import gelu, silu, softplus
 
-from cellzoo.cells import Extra, Gate, PreActivations, State, option, register_cell
-from cellzoo.cells.base import GatedCell, positive
+from cellzoo.cells import (
+    Extra,
+    Gate,
+    GatedCell,
+    PreActivations,
+    State,
+    option,
+    positive,
+    register_cell,
+)
 
 
 def _signs(*shape: str) -> Extra:

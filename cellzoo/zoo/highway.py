@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells import Gate, PreActivations, option, register_cell
-from cellzoo.cells.base import GatedCell, positive
+from cellzoo.cells import Gate, GatedCell, PreActivations, option, positive, register_cell
 from cellzoo.zoo.fitted import FittedInput
 
 

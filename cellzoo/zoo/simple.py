@@ -5,8 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells import Extra, Gate, PreActivations, State, option, register_cell
-from cellzoo.cells.base import GatedCell, positive
+from cellzoo.cells import (
+    Extra,
+    Gate,
+    GatedCell,
+    PreActivations,
+    State,
+    option,
+    positive,
+    register_cell,
+)
 from cellzoo.zoo.elman import Elman
 
 

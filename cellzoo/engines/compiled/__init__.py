@@ -178,9 +178,9 @@ class _Sequence(torch.autograd.Function):
         with _without_autocast(gradients[0]):
             if torch.is_grad_enabled():  # create_graph: second derivatives go through the loop
                 return None, None, None, *_replay(ctx.programs, ctx.lengths, inputs, gradients)
-            of_output, *of_final = (gradient.contiguous() for gradient in gradients)
+            contiguous = [gradient.contiguous() for gradient in gradients]
             of_inputs = ctx.programs.backward(
-                ctx.lengths, inputs, saved, of_output, of_final, needed[0], keeps_graph()
+                ctx.lengths, inputs, saved, contiguous, needed[0], keeps_graph()
             )
         pairs = zip(of_inputs, needed, strict=True)
         return None, None, None, *(gradient if need else None for gradient, need in pairs)

@@ -76,8 +76,7 @@ class Programs:
         lengths: Lengths,
         inputs: Inputs,
         saved: Saved,
-        of_output: Tensor,
-        of_final: Tensors,
+        gradients: Tensors,
         of_x: bool,
         repeats: bool,
     ) -> list[Tensor | None]:
@@ -87,8 +86,7 @@ class Programs:
             lengths: of the batch's sequences.
             inputs: the inputs of `forward`.
             saved: the tensors that `forward` saved.
-            of_output: the gradient of the outputs, (rows, …).
-            of_final: the gradients of the final states, (B, width) each.
+            gradients: of the outputs, (rows, …), then of the final states, (B, width) each.
             of_x: whether to compute the gradient of x.
             repeats: whether this will be called again with the same tensors. If not, saved tensors
                 are overwritten.
@@ -103,7 +101,7 @@ class Programs:
                 early = [tensor.clone() for tensor in saved.early]
                 kept = [tensor.clone() for tensor in kept] if projection else kept
                 saved = saved._replace(projected=kept, early=early)
-        of = run(lengths, saved, of_output, of_final, inputs.parameters)
+        of = run(lengths, saved, gradients, inputs.parameters)
         if steps.summed:
             of.projected.insert(steps.projected.index("all"), of.products[0])
         operands = [steps.operand(names, saved.states) for names in steps.early] + of.operands

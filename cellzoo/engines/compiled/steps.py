@@ -56,35 +56,29 @@ class Steps(Discovery):
         return Result([*running.final()], output, Saved([], held, early))
 
     def backward(
-        self,
-        lengths: Lengths,
-        saved: Saved,
-        of_output: Tensor,
-        of_final: Tensors,
-        parameters: Parameters,
+        self, lengths: Lengths, saved: Saved, gradients: Tensors, parameters: Parameters
     ) -> Gradients:
         """Compute the vjp of all steps.
 
         Args:
             lengths: of the batch's sequences.
             saved: the kept projections, the states before each step and the early products.
-            of_output: the gradient of the outputs, (rows, …).
-            of_final: the gradients of the final states, (B, width) each.
+            gradients: of the outputs, (rows, …), then of the final states, (B, width) each.
             parameters: the parameters.
         """
-        running, results = RunningStates(tuple(of_final), reverse=True), []
+        running, results = RunningStates(tuple(gradients[1:]), reverse=True), []
         totals = [torch.zeros_like(extra) for extra in parameters.extras]
-        groups = *saved, [of_output]
+        groups = *saved, gradients[:1]
         sizes = [len(group) for group in groups]
         rows = [tensor.split(lengths.batch_sizes) for group in groups for tensor in group]
         for size, *now in reversed(list(zip(lengths.batch_sizes, *rows, strict=True))):
-            *saved_now, (of_this,) = grouped(now, *sizes)
+            *saved_now, of_output = grouped(now, *sizes)
             sums = [
                 total.new_zeros(size, *total.shape) if spread else total
                 for total, spread in self.with_spread(totals)
             ]
             step = self.backward_step(
-                Saved(*saved_now), of_this, running.resize(size), sums, parameters
+                Saved(*saved_now), [*of_output, *running.resize(size)], sums, parameters
             )
             totals = [
                 total + of.sum(0) if spread else of
@@ -149,19 +143,13 @@ class Steps(Discovery):
         return new, output, early
 
     def backward_step(
-        self,
-        saved: Saved,
-        of_output: Tensor,
-        of_new: Tensors,
-        sums: Tensors,
-        parameters: Parameters,
+        self, saved: Saved, gradients: Tensors, sums: Tensors, parameters: Parameters
     ) -> Gradients:
         """Compute the vjp of one step, without the part through the `whole` products.
 
         Args:
             saved: the kept projections, the states before the step and the early products.
-            of_output: the gradient of the output.
-            of_new: the gradients of the new states.
+            gradients: of the output, then of the new states.
             sums: the gradients of the extras, summed over the steps so far.
             parameters: the parameters.
         """
@@ -174,12 +162,12 @@ class Steps(Discovery):
         def update(now: Any, shifts: Any, extras: Any) -> Any:
             cell = self._sized(now.states, extras)
             new, output, operands = self._update(cell, now, parameters, shifts)
-            return (*new, output), operands
+            return (output, *new), operands
 
         extras = [e.expand(batch, -1) if s else e for e, s in self.with_spread(parameters.extras)]
         results: Any = torch.func.vjp(update, saved, shifts, extras, has_aux=True)
         _, vjp, operands = results
-        of_saved, of_late, of_extras = vjp((*of_new, of_output))
+        of_saved, of_late, of_extras = vjp(tuple(gradients))
         of_old = self._through_products(of_saved, weights, states)
         sums = [total + part for total, part in zip(sums, of_extras, strict=True)]
         return Gradients(of_old, sums, of_saved.projected, [*of_saved.early, *of_late], operands)

@@ -45,9 +45,8 @@ class CPUPrograms(Programs):
             projected = self._projected(inputs)
             _, output, saved = self._forward(none, projected, initial, parameters)
             kept = [(projected if inputs.projection else sequences)[n] for n in self.steps.kept]
-            of_final = [torch.empty_like(state) for state in initial]
-            saved = saved._replace(projected=kept)
-            self._backward(none, saved, torch.empty_like(output), of_final, parameters)
+            gradients = [torch.empty_like(tensor) for tensor in (output, *initial)]
+            self._backward(none, saved._replace(projected=kept), gradients, parameters)
 
     def _projected(self, inputs: Inputs) -> list[Tensor]:
         """Return the projected tensors; a copy, with the product's bias, if the loop adds to it."""
@@ -108,12 +107,7 @@ class CPUPrograms(Programs):
         return Result([lengths.final(states) for states in held], output, Saved([], held, early))
 
     def _backward(
-        self,
-        lengths: Lengths,
-        saved: Saved,
-        of_output: Tensor,
-        of_final: Tensors,
-        parameters: Parameters,
+        self, lengths: Lengths, saved: Saved, gradients: Tensors, parameters: Parameters
     ) -> Gradients:
         """Run `Steps.backward`, compiled.
 
@@ -123,7 +117,7 @@ class CPUPrograms(Programs):
         steps, like = self.steps, saved.states[0]
         rows, parts = lengths.rows, self._parts(lengths)
         # Steps take turns. The last step of a sequence reads either turn, by parity of its length.
-        of_states = [torch.stack((gradient, gradient)) for gradient in of_final]
+        of_states = [torch.stack((gradient, gradient)) for gradient in gradients[1:]]
         sums = [
             extra.new_zeros(lengths.batch if spread else parts, *extra.shape)
             for extra, spread in steps.with_spread(parameters.extras)
@@ -138,7 +132,7 @@ class CPUPrograms(Programs):
         added = [Argument(total, "sum", spread) for total, spread in steps.with_spread(sums)]
         groups = [
             *([Argument(tensor, "time", True) for tensor in group]
-              for group in (*saved, [of_output])),
+              for group in (*saved, gradients[:1])),
             [argument._replace(first=1) for argument in carried],
             added,
             *([Argument(tensor) for tensor in group] for group in parameters),
@@ -220,9 +214,9 @@ class CPUPrograms(Programs):
 
     def _backward_step(self, *groups: list[Tensor]) -> list[Tensor]:
         """Return the tensors that a backward step writes, in the order of `Gradients`."""
-        projected, before, early, (of_output,), of_new, sums, *parameters = groups
-        saved = Saved(projected, before, early)
-        of = self.steps.backward_step(saved, of_output, of_new, sums, Parameters(*parameters))
+        projected, states, early, of_output, of_states, sums, *parameters = groups
+        saved, gradients = Saved(projected, states, early), [*of_output, *of_states]
+        of = self.steps.backward_step(saved, gradients, sums, Parameters(*parameters))
         return [tensor for group in of for tensor in group]
 
     def _parts(self, lengths: Lengths) -> int:

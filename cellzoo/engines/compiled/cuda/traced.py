@@ -158,12 +158,7 @@ class OverTime(Programs):
         return Result([lengths.final(s) for s in states], output, Saved([], states, early))
 
     def _backward(
-        self,
-        lengths: Lengths,
-        saved: Saved,
-        of_output: Tensor,
-        of_final: Tensors,
-        parameters: Parameters,
+        self, lengths: Lengths, saved: Saved, gradients: Tensors, parameters: Parameters
     ) -> Gradients:
         """Run `Steps.backward` by a driver."""
         steps, extras = self.steps, parameters.extras
@@ -172,19 +167,20 @@ class OverTime(Programs):
         def step(carry: Any, now: Any, shared: Any) -> Any:
             parameters = Parameters(*grouped(shared, *sizes))
             of_states, sums = grouped(carry, steps.states, len(extras))
-            *saved, (of_this,) = grouped(now, *numbers)
-            of = steps.backward_step(Saved(*saved), of_this, of_states, sums, parameters)
+            *saved, of_output = grouped(now, *numbers)
+            gradients = [*of_output, *of_states]
+            of = steps.backward_step(Saved(*saved), gradients, sums, parameters)
             of_states = steps.through_whole(of.products, parameters, of.states)
             return [*of_states, *of.extras], [tensor for group in of[2:] for tensor in group]
 
         sums = [
-            extra.new_zeros(len(of_final[0]), *extra.shape) if spread else torch.zeros_like(extra)
+            extra.new_zeros(len(gradients[1]), *extra.shape) if spread else torch.zeros_like(extra)
             for extra, spread in steps.with_spread(extras)
         ]
-        inputs = [tensor for group in (*saved, [of_output]) for tensor in group]
+        inputs = [tensor for group in (*saved, gradients[:1]) for tensor in group]
         shared = [tensor for group in parameters for tensor in group]
         carry, outputs = self._over_time(
-            "backward", step, lengths, [*of_final, *sums], inputs, shared
+            "backward", step, lengths, [*gradients[1:], *sums], inputs, shared
         )
         of_initial, sums = grouped(carry, steps.states, len(extras))
         totals = [total.sum(0) if spread else total for total, spread in steps.with_spread(sums)]
