@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(PYTEST) -m "not slow"
-	$(BIN)/pytest --doctest-modules cellzoo
+	CELLZOO_COMPILE=0 $(BIN)/pytest --doctest-modules cellzoo
 
 test-slow: $(VENV)/installed
 	$(PYTEST) -m slow

@@ -71,15 +71,15 @@ class RNN(nn.Module):
     into `lstm`, `gru` and `elman`, and vice versa.
 
     Example:
-        >>> rnn = RNN("lstm", input_size=3, hidden_size=4, num_layers=2, forget_bias=1.0)
+        >>> rnn = RNN("lstm", 3, 4, num_layers=2, forget_bias=1.0, engine="native")
         >>> rnn
-        RNN(lstm, 3, 4, num_layers=2)
+        RNN(lstm, 3, 4, num_layers=2, engine=native)
         >>> x = torch.randn(7, 5, 3)  # 7 time steps of a batch of 5
         >>> output, (h, c) = rnn(x)
         >>> output.shape, h.shape, c.shape
         (torch.Size([7, 5, 4]), torch.Size([2, 5, 4]), torch.Size([2, 5, 4]))
         >>> rnn.explain()
-        'native (chosen)'
+        'native'
         >>> forget = rnn.gate_weights(layer=1)["f"]
         >>> forget.weight_ih.shape, forget.bias_ih.data
         (torch.Size([4, 4]), tensor([1., 1., 1., 1.]))

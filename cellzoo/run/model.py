@@ -23,7 +23,7 @@ class SequenceModel(nn.Module):
             (rows, O) for packed input.
 
     >>> from cellzoo import RNN
-    >>> model = SequenceModel(RNN("gru", 3, 8, batch_first=True), 5, "last")
+    >>> model = SequenceModel(RNN("gru", 3, 8, engine="loop", batch_first=True), 5, "last")
     >>> model(torch.zeros(2, 7, 3)).shape
     torch.Size([2, 5])
     """
