@@ -1,4 +1,4 @@
-"""Running cellzoo's commands in tests: in this process, and as a user does."""
+"""Running commands in tests, in this process or as a user does, and reading their files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cellzoo.cli import main
 
-# By the loop: a compiler takes longer than such a run, and for each cell anew. A test of what
-# the engine is by default says engine=auto.
+# On the loop, since compiling each cell takes longer than such a run. A test of the default
+# engine sets engine=auto.
 TINY = [
     "task=digits", "hidden_size=4", "trainer.max_epochs=1", "logger=files", "engine=loop",
 ]  # fmt: skip
@@ -61,23 +61,23 @@ def sweep(*overrides: str) -> int:
     return main(["sweep", *TINY, "launcher=inprocess", *overrides])
 
 
-def assert_refused(arguments: list[str], says: str, capfd) -> str:
-    """Wrong usage is one line on stderr that says what is wrong; returns what stdout has."""
+def assert_refused(arguments: list[str], message: str, capfd) -> str:
+    """Require that wrong usage prints one line with `message` on stderr; return stdout."""
     assert main(arguments) == 2
     captured = capfd.readouterr()
-    assert says in captured.err
+    assert message in captured.err
     assert captured.err.startswith("cellzoo: ")
     assert len(captured.err.strip().splitlines()) == 1
     return captured.out
 
 
 def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m cellzoo …` in a process of its own."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CELLZOO_PL"))}
+    """Run `python -m cellzoo …` in a process of its own."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CELLZOO_PL"))}
     return subprocess.run(
         [sys.executable, "-m", "cellzoo", *arguments],
         cwd=cwd,
-        env={**keep, "OMP_NUM_THREADS": "1", **environment},
+        env={**inherited, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -87,7 +87,7 @@ def as_a_user(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
 def start(
     *arguments: str, cwd: Path, alone: bool = False, **environment: str
 ) -> subprocess.Popen[str]:
-    """A command as `as_a_user` runs it, that goes on while the test does; alone in its session."""
+    """Start a command that runs beside the test; `alone` starts it in a session of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "cellzoo", *arguments],
         cwd=cwd,
@@ -104,7 +104,7 @@ def wait_for(
     process: subprocess.Popen[str] | None = None,
     seconds: float = 120,
 ) -> None:
-    """Wait until a condition holds, while a process runs, if one is given."""
+    """Wait until a condition holds; fail if the process ends before."""
     deadline = time.monotonic() + seconds
     while not condition():
         if process is not None:
@@ -114,25 +114,26 @@ def wait_for(
 
 
 def inspect(run: Path) -> dict:
-    """A run's offline file, read by W&B's own tool: config, summary and history."""
+    """Return the config, summary and history of a run's offline file, read by W&B's own tool."""
     (file,) = run.rglob("run-*.wandb")
     tool = shutil.which("wandb", path=str(Path(sys.executable).parent)) or "wandb"
-    said = subprocess.run(
+    inspected = subprocess.run(
         [tool, "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True
     )
-    found: dict = {"config": {}, "summary": {}, "history": [], "exit": None, "text": said.stdout}
-    for line in said.stdout.splitlines():
+    content: dict = {"config": {}, "summary": {}, "history": [], "exit": None}
+    content["text"] = inspected.stdout
+    for line in inspected.stdout.splitlines():
         record = json.loads(line)
         kind = record["type"]
         if kind == "run":
-            found["run"] = record["run"]
-            found["config"] |= record["run"]["config"]["update"]
+            content["run"] = record["run"]
+            content["config"] |= record["run"]["config"]["update"]
         elif kind == "config":
-            found["config"] |= record["config"].get("update", {})
+            content["config"] |= record["config"].get("update", {})
         elif kind == "history":
-            found["history"].append(record["history"]["item"])
+            content["history"].append(record["history"]["item"])
         elif kind == "summary":
-            found["summary"] |= record["summary"].get("update", {})
+            content["summary"] |= record["summary"].get("update", {})
         elif kind == "exit":
-            found["exit"] = record["exit"].get("exit_code", 0)
-    return found
+            content["exit"] = record["exit"].get("exit_code", 0)
+    return content

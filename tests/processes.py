@@ -1,4 +1,4 @@
-"""Commands in processes of their own, forked from one that has the imports."""
+"""Commands in processes of their own, forked from a process that holds the imports."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _context.set_forkserver_preload(["wandb", "lightning.pytorch", "cellzoo.sweep"])
 
 
 def start(arguments: list[str], folder: Path, **environment: str) -> BaseProcess:
-    """`cellzoo …` in `folder`; what it says goes to <folder>/said."""
+    """Start `cellzoo …` in `folder`; the output goes to <folder>/said."""
     process = _context.Process(target=_main, args=(arguments, folder, environment))
     process.start()
     return process
 
 
 def finish(process: BaseProcess, seconds: float = 120) -> int:
-    """Its exit status, negative for the signal that killed it; it must end in time."""
+    """Wait for the end and return the exit status, negative for the signal that killed it."""
     process.join(seconds)
     if process.exitcode is None:
         process.kill()
@@ -29,7 +29,7 @@ def finish(process: BaseProcess, seconds: float = 120) -> int:
 
 
 def run(arguments: list[str], folder: Path, **environment: str) -> int:
-    """Start it, and wait for its end."""
+    """Run `cellzoo …` to the end and return the exit status."""
     return finish(start(arguments, folder, **environment))
 
 
@@ -41,7 +41,7 @@ def _main(arguments: list[str], folder: Path, environment: dict[str, str]) -> No
     torch.set_num_threads(1)
     os.chdir(folder)
     os.environ.update(environment)
-    with open("said", "a") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
+    with open("said", "a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     sys.exit(main(arguments))

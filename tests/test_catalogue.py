@@ -1,4 +1,4 @@
-"""`cellzoo cells`: the table, what is verified, and the size of the code behind it."""
+"""`cellzoo cells`: the table, the verified cells, and the size of their code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = [name for name in cellzoo.list_cells() if cells[name].__module__.startswi
 
 
 class Several(GatedCell):
-    """One product before the update, two within it, of which one is made twice."""
+    """One product before the update and two within the update, one of them computed twice."""
 
     gates = {"d": Gate(state="diagonal"), "a": Gate(), "n": Gate(late=True), "m": Gate(late=True)}
 
@@ -32,13 +32,13 @@ class Several(GatedCell):
         return torch.tanh(a.n + a.m + self.product("m", v))
 
 
-def test_products_are_those_that_a_step_makes():
-    wanted = {"lstm": 1, "gru": 1, "gru_v1": 2, Several: 4}
-    assert {cell: products(build_cell(cell, 3, 4)) for cell in wanted} == wanted
+def test_products_are_those_of_one_step():
+    expected = {"lstm": 1, "gru": 1, "gru_v1": 2, Several: 4}
+    assert {cell: products(build_cell(cell, 3, 4)) for cell in expected} == expected
     assert products(build_cell("lstm", 3, 4, proj_size=2)) == 2
 
 
-def test_what_is_verified_is_said(monkeypatch):
+def test_the_verified_cells_are_counted(monkeypatch):
     lstm, gru, elman = (build_cell(name, 3, 4) for name in ("lstm", "gru", "elman"))
     monkeypatch.setattr(type(lstm), "reference", "paper")
     monkeypatch.setattr(type(gru), "reference", "memory")
@@ -51,10 +51,10 @@ def test_what_is_verified_is_said(monkeypatch):
     ]
 
 
-def test_one_cell_says_what_it_was_checked_against(capsys):
+def test_one_cell_shows_the_source_of_its_reference(capsys):
     assert main(["cells", "gru"]) == 0
-    said = capsys.readouterr().out
-    assert f"checked against a reference from {cells['gru'].reference}" in said
+    output = capsys.readouterr().out
+    assert f"checked against a reference from {cells['gru'].reference}" in output
 
 
 def test_the_table_as_markdown(capsys):
@@ -67,13 +67,13 @@ def test_the_table_as_markdown(capsys):
 
 
 def code_lines(path: Path) -> int:
-    """A file's lines but for blank ones, comments and docstrings."""
+    """Return the number of lines without blank lines, comments and docstrings."""
     source = path.read_text()
-    nothing = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     lines = {
         line
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type not in nothing
+        if token.type not in ignored
         for line in range(token.start[0], token.end[0] + 1)
     }
     for node in ast.walk(ast.parse(source)):
@@ -83,13 +83,13 @@ def code_lines(path: Path) -> int:
 
 
 def test_cells_are_short():
-    """The base class included, fewer than 40 lines of code a cell."""
+    """Fewer than 40 lines of code for each cell, including the base class."""
     files = [*(ROOT / "cellzoo/cells").glob("*.py"), *(ROOT / "cellzoo/zoo").glob("*.py")]
     total = sum(map(code_lines, files))
     assert total / len(OURS) < 40
 
 
-def test_the_table_in_the_repository_is_in_step(tmp_path):
-    """After a change: cellzoo cells --markdown > cellzoo/zoo/README.md."""
-    said = as_a_user("cells", "--markdown", cwd=tmp_path)
-    assert said.stdout == (ROOT / "cellzoo/zoo/README.md").read_text()
+def test_the_table_in_the_repository_is_current(tmp_path):
+    """Regenerate it by cellzoo cells --markdown > cellzoo/zoo/README.md."""
+    done = as_a_user("cells", "--markdown", cwd=tmp_path)
+    assert done.stdout == (ROOT / "cellzoo/zoo/README.md").read_text()

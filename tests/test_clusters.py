@@ -1,4 +1,4 @@
-"""Sweeps by Slurm and by Ray: real processes, as far as one machine goes.
+"""Sweeps by Slurm and by Ray, with real processes on one machine.
 
 Slurm's own test runs where `tests/start_slurm.sh` was run before and CELLZOO_SLURM=1 is set.
 """
@@ -19,7 +19,7 @@ LONG = ["task=digits", "hidden_size=16", "trainer.max_epochs=40", "logger=files"
 
 
 def job_processes(folder: Path) -> list[int]:
-    """The processes that run the orders of a sweep."""
+    """Return the processes that run orders of a sweep."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -31,7 +31,7 @@ def job_processes(folder: Path) -> list[int]:
     return found
 
 
-def test_settings_that_make_no_sense_are_refused(tmp_path, monkeypatch, capfd):
+def test_invalid_settings_are_refused(tmp_path, monkeypatch, capfd):
     pytest.importorskip("submitit")
     monkeypatch.chdir(tmp_path)
     slurm = ["sweep", *ARGUMENTS, "name=x", "launcher=slurm"]
@@ -63,7 +63,7 @@ def test_slurms_jobs_by_processes_in_its_place(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_is_tried_again(tmp_path):
+def test_a_killed_job_is_retried(tmp_path):
     pytest.importorskip("submitit")
     local = ["launcher=slurm", "launcher.cluster=local", "launcher.poll=0.2"]
     sweep = start("sweep", "name=s", *local, *LONG, "trainer.max_epochs=12", cwd=tmp_path)
@@ -108,7 +108,7 @@ def queue(fields: str) -> list[str]:
 
 @pytest.fixture
 def two_nodes():
-    """A Ray cluster of two nodes on this machine; gives its address and how to end the second."""
+    """Yield the address of a Ray cluster of two nodes here, and a function that ends the second."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -119,7 +119,7 @@ def two_nodes():
 
 
 @pytest.mark.slow
-def test_ray_takes_a_job_elsewhere_when_its_node_dies(tmp_path, two_nodes):
+def test_ray_moves_a_job_when_its_node_dies(tmp_path, two_nodes):
     address, end_second = two_nodes
     there = ["launcher=ray", f"launcher.address={address}"]
     sweep = start("sweep", "name=r", *there, "seed=0,1,2", *LONG, cwd=tmp_path)

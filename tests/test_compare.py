@@ -1,4 +1,4 @@
-"""Comparison: run directories in, tables, intervals, selections and plots out."""
+"""The comparison: reading, tables, pairs, intervals, selections, plots and files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cellzoo.system.files import write_whole
 
 
 def make_run(root: Path, test: float | None = 0.9, val: float | None = None, **changes) -> Path:
-    """A run directory as `cellzoo train` leaves it; `changes` are flat config keys."""
+    """Write a run directory as `cellzoo train` does; `changes` are flat config keys."""
     keys = {"cell": "lstm", "init": "torch", "task": "digits", "optimizer": "adam"}
     keys |= {"hidden_size": 8, "num_layers": 1, "seed": 0, "optimizer.lr": 0.01}
     status = changes.pop("status", "done")
@@ -83,7 +83,7 @@ def row(comparison, **where) -> pandas.Series:
 # Reading
 
 
-def test_read_runs_gives_a_row_a_run_with_every_config_key(tmp_path):
+def test_read_runs_has_a_row_for_each_run_with_every_config_key(tmp_path):
     directory = make_run(tmp_path, 0.9, **{"optimizer.lr": 0.003, "init.forget_bias": 1.0})
     attempt = tmp_path / "x" / "attempts" / "1"
     attempt.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_curves_are_sparse_rows_and_the_later_of_repeated_steps(tmp_path):
         read_curves([directory], "val/accuracy")
 
 
-def test_nothing_to_compare_says_what_to_do(tmp_path):
+def test_nothing_to_compare_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(CompareError, match="cellzoo sweep"):
         compare(tmp_path / "absent")
     with pytest.raises(CompareError, match=r"no result\.json"):
@@ -215,7 +215,7 @@ def test_less_is_better_for_a_loss(tmp_path):
     assert row(comparison, cell="lstm")["best"] == pytest.approx(0.07)
 
 
-def test_a_direction_that_cannot_be_known_must_be_said(tmp_path):
+def test_an_unknown_direction_must_be_given(tmp_path):
     result = {"metrics": {"test/gap": 1.0, "val/accuracy": 0.5}}
     make_run(tmp_path, result=result)
     with pytest.raises(CompareError, match="--mode"):
@@ -326,7 +326,7 @@ def test_interval_moves_with_the_data(values, shift):
 
 @quick
 @given(samples.flatmap(lambda values: st.tuples(st.just(values), st.permutations(values))))
-def test_interval_does_not_know_the_order(pair):
+def test_interval_does_not_depend_on_the_order(pair):
     values, permuted = pair
     assert mean_interval(values, resamples=999) == mean_interval(permuted, resamples=999)
 
@@ -334,8 +334,8 @@ def test_interval_does_not_know_the_order(pair):
 def test_interval_is_scipys():
     values = numpy.array([0.1, 0.5, 0.55, 0.7, 0.72, 0.9])
     rng = numpy.random.default_rng(0)
-    theirs = bootstrap((values,), numpy.mean, n_resamples=9999, rng=rng).confidence_interval
-    assert mean_interval(values) == pytest.approx((theirs.low, theirs.high), abs=2e-3)
+    scipys = bootstrap((values,), numpy.mean, n_resamples=9999, rng=rng).confidence_interval
+    assert mean_interval(values) == pytest.approx((scipys.low, scipys.high), abs=2e-3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -358,15 +358,15 @@ seeded = st.dictionaries(st.integers(0, 6), quarters, max_size=7)
 
 @quick
 @given(seeded, seeded)
-def test_paired_differences_use_common_seeds_only(ours, theirs):
-    differences = paired_differences(frame_of(ours), frame_of(theirs), "m", ["seed"])
-    expected = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+def test_paired_differences_use_common_seeds_only(left, right):
+    differences = paired_differences(frame_of(left), frame_of(right), "m", ["seed"])
+    expected = [left[seed] - right[seed] for seed in left.keys() & right.keys()]
     assert sorted(differences) == sorted(expected)
-    reverse = paired_differences(frame_of(theirs), frame_of(ours), "m", ["seed"])
+    reverse = paired_differences(frame_of(right), frame_of(left), "m", ["seed"])
     assert sorted(-reverse) == sorted(differences)
 
 
-def test_values_are_equal_text_exactly_where_they_are_equal():
+def test_texts_are_equal_if_and_only_if_values_are_equal():
     assert value_text(32) == value_text(32.0) == value_text(numpy.int64(32)) == "32"
     assert value_text(None) == value_text(float("nan")) == "null"
     assert value_text(0.1234567) != value_text(0.12345678)
@@ -524,13 +524,13 @@ def test_versions_of_an_edited_cell_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "pruned"])
-def test_an_unfinished_run_says_nothing_about_its_cell(tmp_path, status):
+def test_an_unfinished_run_is_not_evidence_about_its_cell(tmp_path, status):
     make_run(tmp_path, cell="lstm", seed=0)
     make_run(tmp_path, cell="lstm", seed=1, status=status)
-    said = io.StringIO()
-    (table,) = compare(tmp_path, draw=False, console=Console(file=said, width=100)).tables
+    output = io.StringIO()
+    (table,) = compare(tmp_path, draw=False, console=Console(file=output, width=100)).tables
     assert table.rows[["n", "diverged", "failed"]].iloc[0].tolist() == [1, 0, 0]
-    assert "1 run; 1 unfinished left out" in said.getvalue()
+    assert "1 run; 1 unfinished left out" in output.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -538,9 +538,11 @@ def test_numbers_are_never_cut(tmp_path, width):
     for cell in ("layernorm_lstm", "peephole_lstm"):
         for seed in (0, 1, 2):
             make_run(tmp_path, test=0.9 + seed / 100, cell=cell, seed=seed)
-    said = io.StringIO()
-    compare(tmp_path, baseline="peephole_lstm", draw=False, console=Console(file=said, width=width))
-    text = said.getvalue()
+    output = io.StringIO()
+    compare(
+        tmp_path, baseline="peephole_lstm", draw=False, console=Console(file=output, width=width)
+    )
+    text = output.getvalue()
     assert "layernorm_lstm" in text
     assert "0.9100" in text
     assert "…" not in text.replace(" … ", "")

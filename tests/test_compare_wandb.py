@@ -1,4 +1,4 @@
-"""Runs from W&B, through the real client and a server on localhost."""
+"""Comparing runs from W&B, by the real client and a server on localhost."""
 
 import os
 import subprocess
@@ -47,9 +47,9 @@ def canned(cell: str, seed: int, accuracy: float, **changes) -> dict:
 
 
 def client(url: str, home: Path, code: str) -> subprocess.CompletedProcess:
-    """Run `code` with a W&B client that knows only the stub."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environment = kept | {
+    """Run `code` with a W&B client of the stub server."""
+    inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    environment = inherited | {
         "HOME": str(home),
         "PYTHONPATH": str(ROOT),
         "WANDB_BASE_URL": url,
@@ -91,16 +91,16 @@ for path in ("lab/cells", "lab/nothing"):
     assert "lab/cells, group none" in done.stdout
     assert "ERROR W&B lab/nothing" in done.stdout
 
-    found = pandas.read_csv(tmp_path / "report" / "runs.csv").set_index("directory")
-    assert sorted(found.index) == [
+    report = pandas.read_csv(tmp_path / "report" / "runs.csv").set_index("directory")
+    assert sorted(report.index) == [
         f"lab/cells/{name}" for name in ("elman0", "gru0", "gru1", "lstm0", "lstm1")
     ]
-    first = found.loc["lab/cells/lstm1"]
-    # The best checkpoint's value where it is recorded, else the summary's.
+    first = report.loc["lab/cells/lstm1"]
+    # The value of the best checkpoint has precedence over the summary.
     assert first["val/accuracy"] == pytest.approx(0.92)
     assert first["val/loss"] == 0.5
     assert first["optimizer"] == "adam"
-    assert "trainer/global_step" not in found
+    assert "trainer/global_step" not in report
 
     table = pandas.read_csv(tmp_path / "report" / "table.csv")
     assert list(table["cell"]) == ["lstm", "gru"]

@@ -40,6 +40,7 @@ from cellzoo.engines.compiled import programs
 from cellzoo.engines.compiled.cpu import cache, compiler, inductor, library
 from cellzoo.engines.compiled.cpu import programs as cpu_programs
 from cellzoo.engines.compiled.steps import Steps
+from cellzoo.engines.packing import Layer
 from cellzoo.system.threads import on_threads
 
 PACKAGE = Path(cellzoo.__file__).parent
@@ -70,7 +71,7 @@ def declined(cell, options):
     rnn = made(cell, "loop", **options)
     reason = rnn.cell().engines_reason if rnn.cell().engines else None
     x = normal(2, 1, rnn.input_size)
-    return reason or compiled.declines([rnn.cell()], x, None, None)
+    return reason or compiled.declines(Layer([rnn.cell()], x))
 
 
 def skip_if_declined(cell, options):

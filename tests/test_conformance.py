@@ -1,4 +1,4 @@
-"""Every cell that cellzoo brings, through the conformance suite."""
+"""The conformance suite for every cell of cellzoo."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cellzoo.names.options import option_specs
 from cellzoo.testing import Subject, conformance_tests
 from cellzoo.testing.subject import variants
 
-# Those that cellzoo brings; tests and plugins may have registered more.
+# Without the cells that tests and plugins register.
 CELLS = [name for name in list_cells() if cells[name].__module__.startswith("cellzoo.")]
 
 
 def subjects(name: str) -> Iterator[Subject]:
-    """A cell under all the options that its reference is compared under."""
+    """Yield the cell with each set of options of its reference."""
     defaults = {option: spec.default for option, spec in option_specs(cells[name]).items()}
-    each = REFERENCES[name]
-    for options in each.variants:
-        counted = each.parameters if defaults | options == defaults else None
-        yield Subject(name, options, each.step, counted, each.sizes)
+    reference = REFERENCES[name]
+    for options in reference.variants:
+        formula = reference.parameters if defaults | options == defaults else None
+        yield Subject(name, options, reference.step, formula, reference.sizes)
 
 
-PROJECTED = Subject("lstm", {"proj_size": 2})  # as torch.nn has it: tests/test_rnn.py
+PROJECTED = Subject("lstm", {"proj_size": 2})  # compared with torch.nn in tests/test_rnn.py
 test_conformance = conformance_tests(*(s for name in CELLS for s in subjects(name)), PROJECTED)
 
 
-def test_every_cell_has_a_reference_and_says_what_it_was_written_from():
+def test_every_cell_declares_the_source_of_its_reference():
     assert {name: cells[name].reference for name in CELLS} == {
-        name: each.source for name, each in REFERENCES.items()
+        name: reference.source for name, reference in REFERENCES.items()
     }
 
 
@@ -43,5 +43,7 @@ def test_every_choice_of_an_option_is_compared(name):
     compared = [defaults | options for options in REFERENCES[name].variants]
     for options in variants(name):
         ((option, choice),) = options.items() or {("", "")}
-        assert not options or any(each[option] == choice for each in compared), options
+        assert not options or any(compared_with[option] == choice for compared_with in compared), (
+            options
+        )
     assert defaults in compared

@@ -27,6 +27,7 @@ from cellzoo.engines.compiled import programs
 from cellzoo.engines.compiled.cuda import chunks
 from cellzoo.engines.compiled.cuda.chunks import Chunked, Chunks, Graph, signature, spans
 from cellzoo.engines.compiled.cuda.traced import loop
+from cellzoo.engines.packing import Layer
 
 DECLINED = {"StepIndex", "ComplexState"}
 
@@ -260,7 +261,7 @@ def test_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(compiled, "has_triton", lambda: False)
     like = types.SimpleNamespace(dtype=torch.float32, device=torch.device("cuda"))
     cell = types.SimpleNamespace(_like=like)
-    assert "triton" in compiled.declines([cell], torch.zeros(2, 1, 3), None, None)
+    assert "triton" in compiled.declines(Layer([cell], torch.zeros(2, 1, 3)))
 
 
 # -- on a GPU: written where there was none, and never run --------------------------------------

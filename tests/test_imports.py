@@ -70,7 +70,6 @@ def reachable(edges: dict[str, set[str]], module: str) -> set[str]:
     return reached
 
 
-@pytest.mark.xfail(strict=False, reason="some upward imports are still being removed")
 def test_rooms_import_one_way_and_no_modules_in_a_circle():
     assert not violations(PACKAGE), "\n".join(violations(PACKAGE))
 

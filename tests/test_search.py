@@ -1,4 +1,4 @@
-"""Search: what trials draw, what Optuna is told, and sweeps that are killed, pruned and raised."""
+"""Searches: draws, proposals, and sweeps that are killed, pruned or given more trials."""
 
 import math
 
@@ -32,10 +32,10 @@ def folder(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def plan():
-    """Makes the plan of a sweep's overrides."""
+    """Yield a function that returns the plan of a sweep's overrides."""
     store_choices()
-    with composer() as it:
-        yield lambda *overrides: Sweep(it, ["name=s", *overrides], False).plan
+    with composer() as compose_here:
+        yield lambda *overrides: Sweep(compose_here, ["name=s", *overrides], False).plan
 
 
 def parse(override: str):
@@ -119,7 +119,7 @@ def test_hydras_syntax(text, expected):
         ("tag(log,int(interval(0,8)))", "requires an interval above 0"),
     ],
 )
-def test_intervals_that_make_no_sense_are_refused(text, message):
+def test_invalid_intervals_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         Interval.of(parse(f"x={text}"))
 
@@ -132,9 +132,9 @@ def values_of(plan, key: str) -> list[str]:
 
 
 def test_every_cell_and_seed_has_the_same_draws(plan):
-    found = plan("search=random", "search.trials=3", "cell=lstm,gru", "seed=0,1", LR, WIDTH)
-    jobs = list(found.jobs())
-    assert found.total == len(jobs) == 3 * 2 * 2
+    search = plan("search=random", "search.trials=3", "cell=lstm,gru", "seed=0,1", LR, WIDTH)
+    jobs = list(search.jobs())
+    assert search.total == len(jobs) == 3 * 2 * 2
     draws = [tuple(o for o in job if o.split("=")[0] in ("optimizer.lr", "hidden_size"))
              for job in jobs]  # fmt: skip
     assert [len(set(draws[4 * trial : 4 * trial + 4])) for trial in range(3)] == [1] * 3
@@ -167,35 +167,35 @@ def test_configs_are_those_that_hydra_composes(searched, grid, seed):
         grid,
         *searched,
     ]
-    with composer() as it:
-        for job in Sweep(it, overrides, False).plan.jobs():
-            mine, hydras = it.compose(job), compose("config", list(job))
+    with composer() as compose_here:
+        for job in Sweep(compose_here, overrides, False).plan.jobs():
+            mine, hydras = compose_here.compose(job), compose("config", list(job))
             assert OmegaConf.to_container(mine) == OmegaConf.to_container(hydras)
 
 
 def test_the_best_trial_is_that_of_the_best_mean(plan):
-    found = plan("search=random", "search.trials=3", "cell=lstm,gru", "seed=0,1", LR)
-    jobs = list(found.jobs())
-    assert found.best() == []
+    search = plan("search=random", "search.trials=3", "cell=lstm,gru", "seed=0,1", LR)
+    jobs = list(search.jobs())
+    assert search.best() == []
     lstm = [[done(0.5), done(0.6)], [done(0.9), DIVERGED], [done(0.7), done(0.5)]]
-    gru = [[done(0.2), done(0.2)], [done(0.1), done(0.2)], [done(0.9)]]  # one runs yet
+    gru = [[done(0.2), done(0.2)], [done(0.1), done(0.2)], [done(0.9)]]  # one run still runs
     for trial in range(3):
         for cell, results in enumerate((lstm, gru)):
             for seed, result in enumerate(results[trial]):
-                found.tell(4 * trial + 2 * cell + seed + 1, result)
+                search.tell(4 * trial + 2 * cell + seed + 1, result)
     lr = [next(o for o in job if o.startswith("optimizer.lr")) for job in jobs]
-    assert found.best() == [
+    assert search.best() == [
         f"best of cell=lstm: {lr[8]}  0.6 by validation, trial 3 of 3",
         f"best of cell=gru: {lr[0]}  0.2 by validation, trial 1 of 2",
     ]
 
 
 def test_each_task_has_its_own_direction(plan):
-    found = plan("search=random", "search.trials=2", "task=digits,adding", LR)
-    list(found.jobs())
+    search = plan("search=random", "search.trials=2", "task=digits,adding", LR)
+    list(search.jobs())
     for number, value in enumerate((0.2, 0.2, 0.9, 0.9), 1):
-        found.tell(number, done(value))
-    assert [line.split("trial ")[1] for line in found.best()] == ["2 of 2", "1 of 2"]
+        search.tell(number, done(value))
+    assert [line.split("trial ")[1] for line in search.best()] == ["2 of 2", "1 of 2"]
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_a_value_drawn_twice_is_one_run(folder):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         ([LR], "a grid has no intervals: say search=random, or optuna"),
         (["search=random"], "search=random requires an interval to search"),
@@ -230,8 +230,8 @@ def test_a_value_drawn_twice_is_one_run(folder):
         (["search=randm", LR], "random"),
     ],
 )  # fmt: skip
-def test_searches_that_make_no_sense_are_refused(overrides, says, folder, capfd):
-    assert_refused(["sweep", *TINY, "name=s", *overrides], says, capfd)
+def test_invalid_searches_are_refused(overrides, message, folder, capfd):
+    assert_refused(["sweep", *TINY, "name=s", *overrides], message, capfd)
     assert not (folder / "runs").exists()
 
 
@@ -255,9 +255,9 @@ def accuracy(job: tuple[str, ...]) -> float:
 
 
 def go_through(plan, stop: int | None = None) -> list[tuple[str, ...]]:
-    """Run the jobs of a plan one by one; leave it before the result of one, as if killed.
+    """Run the jobs of a plan one by one; stop before the result of job `stop`, as if killed.
 
-    Returns what differs from job to job.
+    Returns the overrides of each job, without those of the whole sweep.
     """
     jobs = []
     for number, job in enumerate(plan.jobs(), 1):
@@ -269,7 +269,7 @@ def go_through(plan, stop: int | None = None) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_search_that_goes_on_proposes_what_it_would_have(sampler, plan, folder):
+def test_a_resumed_search_proposes_the_same_values(sampler, plan, folder):
     pytest.importorskip("optuna")
     of = ["search=optuna", f"search.sampler={sampler}", LR, WIDTH, "cell=lstm,gru"]
     whole = go_through(plan(*of, "search.trials=13"))
@@ -279,38 +279,38 @@ def test_a_search_that_goes_on_proposes_what_it_would_have(sampler, plan, folder
     assert go_through(plan(*of, "search.trials=13")) == whole
 
 
-def test_proposals_come_from_what_was_told(plan, folder):
+def test_proposals_come_from_results(plan, folder):
     pytest.importorskip("optuna")
-    found = plan("search=optuna", "search.trials=40", LR)
-    jobs = go_through(found)
+    search = plan("search=optuna", "search.trials=40", LR)
+    jobs = go_through(search)
     distances = [abs(math.log10(lr_of(job)) + 2) for job in jobs]
-    assert np.mean(distances[20:]) < 5 / 6 / 2  # half of what uniform draws would have
-    trials = optuna_study(folder, found).get_trials()
+    assert np.mean(distances[20:]) < 5 / 6 / 2  # half the distance of uniform draws
+    trials = optuna_study(folder, search).get_trials()
     assert [trial.value for trial in trials] == [accuracy(job) for job in jobs]
     assert [trial.params["optimizer.lr"] for trial in trials] == list(map(lr_of, jobs))
 
 
-def test_what_diverged_is_a_poor_value_and_what_failed_is_none(plan, folder):
+def test_a_diverged_trial_is_a_poor_value_and_a_failed_one_is_none(plan, folder):
     pytest.importorskip("optuna")
-    found = plan("search=optuna", "search.trials=5", "seed=0,1", LR)
+    search = plan("search=optuna", "search.trials=5", "seed=0,1", LR)
     results = [[done(0.5), done(0.7)], [DIVERGED, done(0.5)], [FAILED, DIVERGED], [done(0.5)]]
-    for number, _ in enumerate(found.jobs(), 1):
+    for number, _ in enumerate(search.jobs(), 1):
         trial, seed = divmod(number - 1, 2)
         if trial < 4 and seed < len(results[trial]):
-            found.tell(number, results[trial][seed])
-    trials = optuna_study(folder, found).get_trials()
+            search.tell(number, results[trial][seed])
+    trials = optuna_study(folder, search).get_trials()
     assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "RUNNING"]
     assert trials[0].value == pytest.approx(0.6)
-    assert optuna_study(folder, found).direction.name == "MAXIMIZE"
+    assert optuna_study(folder, search).direction.name == "MAXIMIZE"
 
 
-def test_a_trial_proposed_twice_is_told_twice(plan, folder):
+def test_values_proposed_twice_are_two_trials(plan, folder):
     pytest.importorskip("optuna")
-    found = plan("search=optuna", "search.trials=6", "hidden_size=int(interval(4,5))")
-    for number, _ in enumerate(found.jobs(), 1):
-        found.tell(number, done(0.5))
-    assert {t.state.name for t in optuna_study(folder, found).get_trials()} == {"COMPLETE"}
-    assert "of 6" in found.best()[0]
+    search = plan("search=optuna", "search.trials=6", "hidden_size=int(interval(4,5))")
+    for number, _ in enumerate(search.jobs(), 1):
+        search.tell(number, done(0.5))
+    assert {t.state.name for t in optuna_study(folder, search).get_trials()} == {"COMPLETE"}
+    assert "of 6" in search.best()[0]
 
 
 @pytest.mark.parametrize("other", ["dropout=0.1", "task=adding", LR.replace("1e-1", "1"), "seed=1"])
@@ -323,19 +323,19 @@ def test_another_config_or_interval_is_another_study(other, plan):
 
 def test_a_poor_curve_is_pruned_and_one_reported_twice_is_one(plan, folder):
     pytest.importorskip("optuna")
-    found = plan("search=optuna", "search.pruner=median", "search.trials=7", LR)
+    search = plan("search=optuna", "search.pruner=median", "search.trials=7", LR)
     ended = []
-    for number, _ in enumerate(found.jobs(), 1):
-        ask = pruner(found.trial(number))
+    for number, _ in enumerate(search.jobs(), 1):
+        ask = pruner(search.trial(number))
         ended.append([ask(epoch, 0.1 if number > 5 else 0.5 + 0.1 * epoch) for epoch in (0, 1)])
-        if number == 7:  # it was killed, and goes on
-            assert pruner(found.trial(number))(1, 0.1)
-        found.tell(number, PRUNED if number > 5 else done(0.6))
+        if number == 7:  # it was killed and resumes
+            assert pruner(search.trial(number))(1, 0.1)
+        search.tell(number, PRUNED if number > 5 else done(0.6))
     assert ended == [[False] * 2] * 5 + [[True] * 2] * 2
-    trials = optuna_study(folder, found).get_trials()
+    trials = optuna_study(folder, search).get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED"] * 2
     assert trials[6].intermediate_values == {0: 0.1, 1: 0.1}
-    assert not pruner(found.trial(7))(2, 0.1)  # of a trial that is over there is nothing to say
+    assert not pruner(search.trial(7))(2, 0.1)  # the trial has ended
 
 
 OPTUNA = ["search=optuna", LR, "launcher.jobs=1", *TINY, "save_every=0.2"]
@@ -365,9 +365,9 @@ def test_a_killed_search_ends_as_an_undisturbed_one(folder):
     assert "4 had ended before" in raised.stdout, raised.stderr
     whole = as_a_user("sweep", "name=whole", "search.trials=5", *arguments, cwd=folder)
     assert whole.returncode == 0, whole.stderr
-    found, expected = trials_in(folder / "runs/killed"), trials_in(folder / "runs/whole")
+    resumed, expected = trials_in(folder / "runs/killed"), trials_in(folder / "runs/whole")
     assert len(expected) == 5
-    assert found == expected
+    assert resumed == expected
     (best,) = [line for line in whole.stdout.splitlines() if line.startswith("best")]
     assert best in raised.stdout.splitlines()
 

@@ -1,4 +1,4 @@
-"""A sweep whose jobs, and which itself, are killed: in the end it is as if nothing had been."""
+"""A sweep and its jobs are killed: the resumed sweep ends as an undisturbed one."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from cellzoo.tasks import Digits
 
 @register_task("watched_digits")
 class WatchedDigits(Digits):
-    """Handwritten digits, slowly, with a note of where a process is."""
+    """Handwritten digits, slowly, with a note of the process's stage and step."""
 
     def measure(self, prediction, y):
         now = f"{self.trainer.state.stage.value} {self.trainer.global_step} {sys.argv[-1]}"
@@ -55,7 +55,7 @@ def command(name: str) -> list[str]:
 
 
 def where(note: Path) -> tuple[int, str, int, str]:
-    """A process, the stage and step that it is at, and the run that it works on."""
+    """Return the process of a note, its stage and step, and its run."""
     text = note.read_text().split()
     if len(text) != 3:  # it is being written
         return int(note.name), "", 0, ""
@@ -109,14 +109,14 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path):
     assert len(runs) == 12
     assert runs == sorted(p.parent.relative_to(tmp_path / "runs/killed") for p in
                           (tmp_path / "runs/killed").glob("*/*/result.json"))  # fmt: skip
-    gone_on = 0
+    resumed = 0
     for run in runs:
         one, other = tmp_path / "runs/killed" / run, tmp_path / "runs/calm" / run
         assert_same_run(one, other)
-        gone_on += any(
+        resumed += any(
             each["resumed_from"] != "the beginning" for each in result_of(one)["attempts"]
         )
-    assert gone_on >= 2  # not all of them started over
+    assert resumed >= 2  # not all started from the beginning
     attempts = (tmp_path / "runs/killed/attempts.csv").read_text()
     assert attempts.count("killed by SIGKILL") == 3
     for run in runs:
@@ -138,12 +138,12 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_ranks_of_a_sweeps_run_are_those_of_the_run_alone_and_one_that_dies_ends_it_alone(tmp_path):
+def test_ranks_in_a_sweep_equal_those_of_a_single_run_and_a_dead_rank_fails_its_run_only(tmp_path):
     ddp = [*OPTIONS, "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1"]
     alone = {}
     for seed in (1, 2):
-        said = as_a_user("train", *ddp, f"seed={seed}", f"name=alone{seed}", cwd=tmp_path)
-        assert said.returncode == 0, said.stderr
+        trained = as_a_user("train", *ddp, f"seed={seed}", f"name=alone{seed}", cwd=tmp_path)
+        assert trained.returncode == 0, trained.stderr
         alone[seed] = result_of(tmp_path / f"runs/alone{seed}")
     sweep = ["sweep", *ddp, "seed=1,2", "name=s", "launcher.jobs=1"]
     crashed = as_a_user(*sweep, cwd=tmp_path, CRASH="1")
@@ -153,7 +153,7 @@ def test_ranks_of_a_sweeps_run_are_those_of_the_run_alone_and_one_that_dies_ends
     failed = result_of(group / "s1")
     assert failed["status"] == "failed"
     assert failed["reason"] == "rank 1: RuntimeError: rank 1 is out of luck"
-    assert (tmp_path / "runs/s/attempts.csv").read_text().count("s1,") == 1  # no second try
+    assert (tmp_path / "runs/s/attempts.csv").read_text().count("s1,") == 1  # no retry
     assert_equals_alone(result_of(group / "s2"), alone[2])
     retried = as_a_user(*sweep, "--retry", "failed", cwd=tmp_path)
     assert retried.returncode == 0, retried.stdout + retried.stderr

@@ -1,4 +1,4 @@
-"""A sweep's configs, against what Hydra's own compose and sweeper make of the same overrides."""
+"""The configs of a sweep equal those of Hydra's compose, in the order of Hydra's sweeper."""
 
 import itertools
 
@@ -49,12 +49,12 @@ ONE = st.sampled_from([f"{key}={v}" for key, values in CHOICES.items() for v in 
 @pytest.fixture(scope="module", autouse=True)
 def compose_here():
     store_choices()
-    with composer() as it:
-        yield it
+    with composer() as composer_here:
+        yield composer_here
 
 
 def outcome(make) -> object:
-    """A config with and without its interpolations, or that there is none."""
+    """Return a config with and without interpolations, or the error of composing it."""
     try:
         config = make()
         return OmegaConf.to_container(config), OmegaConf.to_container(config, resolve=True)
@@ -63,7 +63,7 @@ def outcome(make) -> object:
 
 
 @settings(max_examples=80)
-@given(st.lists(ONE, max_size=6, unique_by=lambda each: each.split("=")[0]))
+@given(st.lists(ONE, max_size=6, unique_by=lambda override: override.split("=")[0]))
 def test_a_job_has_the_config_that_hydra_composes(overrides):
     composed = Composer()
     want = outcome(lambda: compose("config", overrides))
@@ -101,7 +101,7 @@ def test_intervals_are_apart_from_the_grid(compose_here):
     given = ["seed=0,1", "optimizer.lr=interval(0,1)", "cell=gru", "hidden_size=interval(1,2)"]
     axes, intervals = compose_here.read([*given, "hidden_size=3"])  # the last one counts
     assert axes == (("seed=0", "seed=1"), ("cell=gru",), ("hidden_size=3",))
-    assert [each.input_line for each in intervals] == ["optimizer.lr=interval(0,1)"]
+    assert [interval.input_line for interval in intervals] == ["optimizer.lr=interval(0,1)"]
 
 
 def test_a_plan_is_lazy(compose_here):
@@ -114,18 +114,20 @@ def test_a_plan_is_lazy(compose_here):
 def test_probes_have_every_value(compose_here):
     plan = GridPlan(compose_here.read(["cell=lstm,gru,elman", "seed=0,1", "name=x"])[0])
     probes = list(plan.probes())
-    assert {each for probe in probes for each in probe} == {e for axis in plan.axes for e in axis}
+    assert {value for probe in probes for value in probe} == {
+        value for axis in plan.axes for value in axis
+    }
     assert len(probes) == 1 + 2 + 1
     assert plan.label(("cell=gru", "seed=1", "name=x")) == "cell=gru seed=1"
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
         ("cell=glob(nothing*)", "nothing matches"),
         ("cell=[", "cell="),
     ],
 )
-def test_overrides_without_values_are_refused(override, says, compose_here):
-    with pytest.raises(ConfigError, match=says):
+def test_overrides_without_values_are_refused(override, message, compose_here):
+    with pytest.raises(ConfigError, match=message):
         compose_here.read([override])

@@ -10,7 +10,7 @@ import pytest
 from commands import TINY, as_a_user, result_of, results_in, start, wait_for
 
 SPY = '''
-"""A task that notes when and where its training runs, and does what its option says."""
+"""A task that records when and where it trains, and misbehaves as its option says."""
 
 import os
 import signal
@@ -26,15 +26,15 @@ from cellzoo.tasks.base import Measure, TensorExamples
 NOTES = Path(os.environ["SPY"])
 
 
-def note(seed, what):
+def note(seed, event):
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     with (NOTES / str(seed)).open("a") as file:
-        file.write(f"{what} {time.time()} {os.getpid()} {devices}\\n")
+        file.write(f"{event} {time.time()} {os.getpid()} {devices}\\n")
 
 
-def first_time(what):
+def first_time(event):
     try:
-        (NOTES / what).touch(exist_ok=False)
+        (NOTES / event).touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
@@ -42,7 +42,7 @@ def first_time(what):
 
 @register_task("spy")
 class Spy(Task):
-    """Does nothing."""
+    """A task without content."""
 
     input_size = 1
     output_size = 1
@@ -94,7 +94,7 @@ FAST = [*TINY[1:], "task=spy"]
 
 @pytest.fixture
 def spy(tmp_path):
-    """A folder with the plugin; returns what starts `cellzoo sweep` on it."""
+    """Write the plugin, and return a function that runs `cellzoo sweep` with it."""
     (tmp_path / "spy.py").write_text(SPY)
     (tmp_path / "notes").mkdir()
 
@@ -132,16 +132,16 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.slow
-def test_groups_of_gpus_are_a_jobs_own_and_a_slow_job_holds_up_none(spy, tmp_path):
+def test_a_job_has_its_group_of_gpus_to_itself_and_a_slow_job_delays_no_other(spy, tmp_path):
     sweep = start_sweep(
         tmp_path, "task.how=first_waits", "seed=range(20)", "launcher.gpus=[0,1,2,3,4,5,6,7]",
         "launcher.gpus_per_job=2",
     )  # fmt: skip
     wait_for(lambda: all(len(notes(tmp_path, seed)) == 2 for seed in range(1, 20)), sweep)
     (tmp_path / "notes/go").touch()
-    said, _ = sweep.communicate(timeout=120)
-    assert sweep.returncode == 0, said
-    assert "4 groups of 2 GPUs" in said
+    output, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 0, output
+    assert "4 groups of 2 GPUs" in output
     spans = []
     for seed in range(20):
         (_, began, _, devices), (_, ended, *_) = notes(tmp_path, seed)
@@ -151,16 +151,16 @@ def test_groups_of_gpus_are_a_jobs_own_and_a_slow_job_holds_up_none(spy, tmp_pat
         for other_began, other_ended, others in spans[:i]:
             if others == devices:
                 assert ended <= other_began or other_ended <= began
-    # Of a modulo, five jobs would be the slow one's group's.
+    # Jobs dealt out in turn would give the slow job's group five of them.
     assert sum(devices == spans[0][2] for *_, devices in spans) == 1
 
 
 @pytest.mark.slow
-def test_how_jobs_end_and_what_is_tried_again(spy, tmp_path):
+def test_outcomes_of_jobs_and_retries(spy, tmp_path):
     ways = "nothing,die_once,die,exit,vanish,fill,raise,nan"
     options = ["launcher.jobs=2", "launcher.retries=1"]
-    said = spy(f"task.how={ways}", *options)
-    assert said.returncode == 1
+    sweep = spy(f"task.how={ways}", *options)
+    assert sweep.returncode == 1
     outcomes = {}
     for path in (tmp_path / "runs/s").glob("*/*/config.yaml"):
         how = next(
@@ -186,7 +186,7 @@ def test_how_jobs_end_and_what_is_tried_again(spy, tmp_path):
         path for path in (tmp_path / "runs/s/jobs").glob("*.log") if "luck" in path.read_text()
     )
     assert "spy.py" in log.read_text()  # the traceback
-    # Again: nothing is left; asked to, what failed is run again, and nothing else.
+    # The same command runs nothing; with --retry, it runs the failed jobs and nothing else.
     again = spy(f"task.how={ways}", *options)
     assert "8 had ended before" in again.stdout
     assert len(rows(tmp_path, "attempts.csv")) == 11
@@ -200,22 +200,22 @@ def test_how_jobs_end_and_what_is_tried_again(spy, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["fork", "spawn"])
-def test_a_job_that_takes_too_long_is_ended(how, spy, tmp_path):
-    said = spy("task.nap=100", "launcher.timeout=4", f"launcher.start={how}", "seed=0")
-    assert f"started by {how}" in said.stdout
-    assert said.returncode == 1, said.stdout
+def test_a_job_is_ended_at_its_time_limit(how, spy, tmp_path):
+    sweep = spy("task.nap=100", "launcher.timeout=4", f"launcher.start={how}", "seed=0")
+    assert f"started by {how}" in sweep.stdout
+    assert sweep.returncode == 1, sweep.stdout
     (result,) = results_in(tmp_path / "runs/s")
     assert (result["status"], result["reason"]) == ("failed", "timed out after 4 s")
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_jobs_and_keeps_what_is_done(spy, tmp_path):
+def test_ctrl_c_ends_the_jobs_and_keeps_finished_runs(spy, tmp_path):
     sweep = start_sweep(tmp_path, "task.how=first_waits", "seed=1,0,2", "launcher.jobs=1")
     wait_for(lambda: notes(tmp_path, 0))
     (_, _, job, *_) = notes(tmp_path, 0)[0]
     sweep.send_signal(signal.SIGINT)
-    said, _ = sweep.communicate(timeout=120)
-    assert sweep.returncode == 130, said
+    output, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130, output
     assert not alive(int(job))
     statuses = sorted(result["status"] for result in results_in(tmp_path / "runs/s"))
     assert statuses == ["done", "interrupted"]
@@ -252,8 +252,8 @@ def test_an_edited_plugin_changes_nothing_in_a_running_sweep(spy, tmp_path):
     wait_for(lambda: notes(tmp_path, 0))
     (tmp_path / "spy.py").write_text(SPY.replace("first_waits(self)", "another(self)"))
     (tmp_path / "notes/go").touch()
-    said, _ = sweep.communicate(timeout=120)
-    assert sweep.returncode == 0, said
+    output, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 0, output
     (kept,) = (tmp_path / "runs/s/plugins").rglob("spy.py")
     assert kept.read_text() == SPY
     edited = spy("task.how=another", "seed=1")

@@ -1,4 +1,4 @@
-"""The conformance suite: cells that are broken on purpose fail it, and it says why."""
+"""The conformance suite: cells that are broken on purpose fail, and messages give the cause."""
 
 import re
 import subprocess
@@ -31,18 +31,18 @@ NAMES = {check.__name__: check for check in CHECKS}
 
 
 def failure(check: str, cell, **known) -> str:
-    """What a check says of a broken cell."""
+    """Return the message of a check for a broken cell."""
     with pytest.raises(ConformanceError) as error:
         run_check(NAMES[check], Subject(cell, **known))
     return str(error.value)
 
 
 def against(name: str, cell) -> str:
-    """What the comparison with a reference says of a broken cell."""
+    """Return the message of the comparison with a reference for a broken cell."""
     return failure("equals_its_reference", cell, reference=REFERENCES[name].step)
 
 
-# -- what only a reference can see ----------------------------------------------------------------
+# -- errors that only a reference detects ------------------------------------------------------
 
 
 class WrongSign(LSTM):
@@ -52,9 +52,9 @@ class WrongSign(LSTM):
 
 
 def test_a_wrong_sign():
-    said = against("lstm", WrongSign)
-    assert "differs first in step 0, sequence 0, unit 0" in said
-    assert "does with gate f's pre-activation negated" in said
+    message = against("lstm", WrongSign)
+    assert "differs first in step 0, sequence 0, unit 0" in message
+    assert "does with gate f's pre-activation negated" in message
 
 
 class SwappedGates(LSTM):
@@ -74,10 +74,10 @@ class OldMemory(LSTM):
 
 
 def test_the_old_c_for_the_new_one():
-    said = against("lstm", OldMemory)
-    assert "output differs" in said
-    assert "output depends on weight_hh of gate i" in said
-    assert "old value where the new one belongs" in said
+    message = against("lstm", OldMemory)
+    assert "output differs" in message
+    assert "output depends on weight_hh of gate i" in message
+    assert "old value where the new one belongs" in message
 
 
 class OldPeephole(PeepholeLSTM):
@@ -89,8 +89,8 @@ class OldPeephole(PeepholeLSTM):
 
 
 def test_a_peephole_that_sees_the_old_c():
-    said = against("peephole_lstm", OldPeephole)
-    assert "They agree without peephole_o: look at how it enters" in said
+    message = against("peephole_lstm", OldPeephole)
+    assert "They agree without peephole_o: look at how it enters" in message
 
 
 class WrongPeephole(PeepholeLSTM):
@@ -115,21 +115,21 @@ class Different(LSTM):
         return sigmoid(a.o) * torch.sin(c), c
 
 
-def test_what_no_simple_mistake_explains_is_left_at_where():
-    said = against("lstm", Different)
-    assert said.endswith("by the reference (input_size 4, hidden_size 4)")
+def test_a_difference_without_a_simple_mistake_is_located():
+    message = against("lstm", Different)
+    assert message.endswith("by the reference (input_size 4, hidden_size 4)")
 
 
 def test_a_reference_of_other_states_is_refused():
     def stateless(x, state, W, U, b, extra):
         return state[0], state[:1]
 
-    said = failure("equals_its_reference", "lstm", reference=stateless)
-    assert said == "the reference returns 1 states, the cell has 2"
-    assert "references/gru.py:" in against("gru", "lstm")  # what it raises, with its line
+    message = failure("equals_its_reference", "lstm", reference=stateless)
+    assert message == "the reference returns 1 states, the cell has 2"
+    assert "references/gru.py:" in against("gru", "lstm")  # of the exception
 
 
-# -- what no reference is needed for --------------------------------------------------------------
+# -- errors that are detected without a reference ----------------------------------------------
 
 
 class Summing(LSTM):
@@ -139,9 +139,9 @@ class Summing(LSTM):
 
 
 def test_a_leak_across_the_batch():
-    said = failure("batch_independence", Summing)
-    assert "output differs first in step 1, sequence 0" in said
-    assert "Only another sequence of the batch was changed" in said
+    message = failure("batch_independence", Summing)
+    assert "output differs first in step 1, sequence 0" in message
+    assert "Only another sequence of the batch was changed" in message
     assert failure("packed", Summing)
 
 
@@ -151,9 +151,9 @@ class LooksAhead(LSTM):
 
 
 def test_looking_ahead():
-    said = failure("causality", LooksAhead)
-    assert "output differs first in step 0" in said
-    assert "Only x from step 1 on was changed: the cell looks ahead" in said
+    message = failure("causality", LooksAhead)
+    assert "output differs first in step 0" in message
+    assert "Only x from step 1 on was changed: the cell looks ahead" in message
 
 
 class EarlierInput(LSTM):
@@ -162,14 +162,14 @@ class EarlierInput(LSTM):
 
 
 def test_a_state_that_is_not_carried():
-    said = failure("chunks", EarlierInput)
-    assert "output differs first in step 3" in said
-    assert "make it a state" in said
+    message = failure("chunks", EarlierInput)
+    assert "output differs first in step 3" in message
+    assert "make it a state" in message
     assert "by `cell.step`, one step at a time" in failure("steps", EarlierInput)
 
 
 class Remembering(LSTM):
-    """RNN binds a cell anew for each call, so that only what it shares survives."""
+    """RNN binds a cell for each call; only shared objects survive."""
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
@@ -181,9 +181,9 @@ class Remembering(LSTM):
 
 
 def test_state_hidden_in_python():
-    said = failure("determinism", Remembering)
-    assert "The same call was repeated" in said
-    assert "an attribute of the cell that a call changes" in said
+    message = failure("determinism", Remembering)
+    assert "The same call was repeated" in message
+    assert "an attribute of the cell that a call changes" in message
 
 
 class Noisy(LSTM):
@@ -205,7 +205,7 @@ def test_an_impure_update_does_not_build_and_nothing_else_is_checked():
     assert "draws random numbers" in failure("builds", NoisyUpdate)
     first, *others = run_checks(Subject(NoisyUpdate))
     assert first.outcome == "failed"
-    assert {(each.outcome, each.message) for each in others} == {
+    assert {(result.outcome, result.message) for result in others} == {
         ("not checked", "the cell cannot be built")
     }
 
@@ -257,9 +257,9 @@ class WritesByTheOtherSign(LSTM):
 
 
 def test_the_wrong_sign_of_keep_and_write():
-    said = failure("keep_and_write", KeepsByTheOtherSign)
-    assert "keep = {'f': -1}" in said
-    assert "depend less on the states of twelve steps before, but from bias −6 to +6" in said
+    message = failure("keep_and_write", KeepsByTheOtherSign)
+    assert "keep = {'f': -1}" in message
+    assert "depend less on the states of twelve steps before, but from bias −6 to +6" in message
     assert "write = {'i': -1}" in failure("keep_and_write", WritesByTheOtherSign)
 
 
@@ -338,8 +338,8 @@ class Declared(Exploding):
 
 
 def test_states_that_grow():
-    said = failure("long_sequences", Exploding)
-    assert "is not finite from step 0 on" in said or "is not finite from step 1 on" in said
+    message = failure("long_sequences", Exploding)
+    assert "is not finite from step 0 on" in message or "is not finite from step 1 on" in message
     with pytest.raises(NotChecked, match="not bounded"):
         run_check(NAMES["long_sequences"], Subject(Declared))
 
@@ -352,13 +352,13 @@ class NoStart(GatedCell):
         return tanh(a.n) / self.tau
 
 
-def test_an_init_that_leaves_no_sense():
-    said = failure("presets", NoStart)
-    assert "the output is not finite" in said
-    assert "Extra(init=…)" in said
+def test_an_init_without_a_finite_output():
+    message = failure("presets", NoStart)
+    assert "the output is not finite" in message
+    assert "Extra(init=…)" in message
 
 
-class NotWhatItsPaperSays(GatedCell):
+class UnlikeThePaper(GatedCell):
     gates = ("n",)
     paper_init = {"name": "torch", "blocks": {"weight_hh": "identity"}}
 
@@ -367,7 +367,7 @@ class NotWhatItsPaperSays(GatedCell):
 
 
 def test_the_papers_init(monkeypatch):
-    subject = Subject(NotWhatItsPaperSays)
+    subject = Subject(UnlikeThePaper)
     run_check(NAMES["presets"], subject)
     monkeypatch.setitem(
         inits.inits._things,
@@ -390,32 +390,32 @@ class DrawnWhenBuilt(LSTM):
         return self.scale * h, c
 
 
-def test_what_a_state_dict_does_not_hold():
+def test_a_value_outside_the_state_dict():
     assert "neither parameter nor buffer" in failure("state_dict", DrawnWhenBuilt)
 
 
 def test_the_number_of_parameters():
-    said = failure("parameter_count", "lstm", parameters=lambda i, h: 4 * h * (i + h + 1))
-    assert "16 parameters instead of 12 with input_size 1, hidden_size 1" in said
-    assert "bias_hh 4" in said
+    message = failure("parameter_count", "lstm", parameters=lambda i, h: 4 * h * (i + h + 1))
+    assert "16 parameters instead of 12 with input_size 1, hidden_size 1" in message
+    assert "bias_hh 4" in message
 
 
 def test_an_engine_that_computes_something_else(monkeypatch):
-    def wrong(layer, x, states, batch_sizes=None, dt=None):
-        output, final = loop.run(layer, x, states, batch_sizes, dt)
+    def wrong(layer, states):
+        output, final = loop.run(layer, states)
         return -output, final
 
     monkeypatch.setattr(native, "run", wrong)
     assert "It was run by engine 'native', dense, and by the loop" in failure("engines", "lstm")
 
 
-# -- the ways to run it ---------------------------------------------------------------------------
+# -- running the suite -------------------------------------------------------------------------
 
 
 def test_all_at_once():
-    found = check_cell("gru_v1", reference=REFERENCES["gru_v1"].step)
-    assert [each.check for each in found] == list(NAMES)
-    unchecked = {each.check for each in found if each.outcome == "not checked"}
+    results = check_cell("gru_v1", reference=REFERENCES["gru_v1"].step)
+    assert [result.check for result in results] == list(NAMES)
+    unchecked = {result.check for result in results if result.outcome == "not checked"}
     assert unchecked == {"parameter_count", "elapsed_time"}
     with pytest.raises(ConformanceError) as error:
         check_cell(LooksAhead)
@@ -445,15 +445,15 @@ test_conformance = conformance_tests(Theirs)
 """
 
 
-def test_a_third_partys_pytest(tmp_path):
+def test_pytest_of_a_third_party(tmp_path):
     (tmp_path / "test_theirs.py").write_text(THEIRS)
     command = [sys.executable, "-m", "pytest", "-rfs", "-p", "no:cacheprovider", "--strict-markers"]
-    said = subprocess.run([*command, tmp_path], cwd=tmp_path, capture_output=True, text=True)
-    failed = re.findall(r"FAILED test_theirs.py::test_conformance\[(\S+)\]", said.stdout)
+    done = subprocess.run([*command, tmp_path], cwd=tmp_path, capture_output=True, text=True)
+    failed = re.findall(r"FAILED test_theirs.py::test_conformance\[(\S+)\]", done.stdout)
     assert "Theirs-looks_ahead=True-causality" in failed
-    assert all("looks_ahead=True" in each for each in failed)
-    assert "not checked against a paper" in said.stdout
-    assert f"{2 * len(CHECKS) - len(failed) - 8} passed" in said.stdout
+    assert all("looks_ahead=True" in name for name in failed)
+    assert "not checked against a paper" in done.stdout
+    assert f"{2 * len(CHECKS) - len(failed) - 8} passed" in done.stdout
 
 
 BROKEN = """
@@ -471,7 +471,7 @@ import numpy as np
 def leaky_lstm(x, state, W, U, b, extra):
     h, c = state
     i, f, g, o = (x @ W[k].T + h @ U[k].T + b[k][0] + b[k][1] for k in "ifgo")
-    i, f, o = (1 / (1 + np.exp(-each)) for each in (i, f, o))
+    i, f, o = (1 / (1 + np.exp(-a)) for a in (i, f, o))
     c = f * c + i * np.tanh(g)
     h = 0.9 * h + 0.1 * o * np.tanh(c)
     return h, (h, c)
@@ -481,23 +481,23 @@ def leaky_lstm(x, state, W, U, b, extra):
 def test_as_a_user(tmp_path):
     (tmp_path / "my_cell.py").write_text(LEAKY)
     (tmp_path / "paper.py").write_text(REFERENCE)
-    said = as_a_user("check", "my_cell.py", "--reference", "paper.py", cwd=tmp_path, COLUMNS="200")
-    assert said.returncode == 0, said.stderr
-    lines = [line.split() for line in said.stdout.splitlines()]
+    done = as_a_user("check", "my_cell.py", "--reference", "paper.py", cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
     assert ["passed", "equals_its_reference"] in [line[:2] for line in lines]
-    assert said.stdout.splitlines()[-1] == f"{len(CHECKS) - 3} passed, 0 failed, 3 not checked"
+    assert done.stdout.splitlines()[-1] == f"{len(CHECKS) - 3} passed, 0 failed, 3 not checked"
     (tmp_path / "my_cell.py").write_text(LEAKY + BROKEN)
-    said = as_a_user("check", "my_cell.py", cwd=tmp_path, COLUMNS="300")
-    assert said.returncode == 1
+    done = as_a_user("check", "my_cell.py", cwd=tmp_path, COLUMNS="300")
+    assert done.returncode == 1
     (line,) = [
-        line for line in said.stdout.splitlines() if line.startswith("failed       causality")
+        line for line in done.stdout.splitlines() if line.startswith("failed       causality")
     ]
     assert "the cell looks ahead" in line
-    assert "not checked against a paper" in said.stdout
+    assert "not checked against a paper" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["check", "lstn"], "did you mean 'lstm'?"),
         (["check", "no*"], "no cell matches 'no*'"),
@@ -507,16 +507,16 @@ def test_as_a_user(tmp_path):
         (["check", "lstm", "--reference", "paper.py"], "has no function called lstm"),
     ],
 )
-def test_wrong_usage(arguments, says, tmp_path, monkeypatch, capfd):
+def test_wrong_usage(arguments, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "paper.py").write_text(REFERENCE)
-    assert_refused(arguments, says, capfd)
+    assert_refused(arguments, message, capfd)
 
 
 def test_by_name_and_pattern(capsys):
     assert main(["check", "elman"]) == 0
-    said = capsys.readouterr().out
-    assert "elman nonlinearity=relu" in said
+    output = capsys.readouterr().out
+    assert "elman nonlinearity=relu" in output
     assert main(["check", "gru_v?"]) == 0
 
 
@@ -524,6 +524,6 @@ def test_by_name_and_pattern(capsys):
 def test_compiled_for_real(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(programs, "_programs", {})
-    found = {each.check: each.outcome for each in check_cell("cifg_lstm", compile=True)}
-    assert found["compiles"] == "passed"
+    outcomes = {r.check: r.outcome for r in check_cell("cifg_lstm", compile=True)}
+    assert outcomes["compiles"] == "passed"
     assert list((tmp_path / "cellzoo").rglob("*.so"))

@@ -1,4 +1,4 @@
-"""A W&B server on localhost, as far as `wandb.Api().runs` and `run.history` ask one."""
+"""A W&B server on localhost, for the requests of `wandb.Api().runs` and `run.history`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-PAGE = 2  # less than the runs of a test, so that the client has to turn pages
+PAGE = 2  # fewer than the runs of a test: the client must request several pages
 
 
 def run(name: str, group: str, config: dict, summary: dict, history=(), state="finished") -> dict:
-    """One canned run: what the server stores of it."""
+    """Return a run as the server stores it."""
     config = {key: {"value": value} for key, value in config.items()}
     return {
         "name": name,
@@ -45,8 +45,8 @@ def _project(runs: list[dict], query: str, variables: dict[str, Any]) -> dict[st
         return {"run": {"sampledHistory": [[{key: row[key] for key in keys} for row in rows]]}}
     if variables.get("name"):
         return {"run": next(_node(run) for run in runs if run["name"] == variables["name"])}
-    wanted = json.loads(variables.get("filters") or "{}").get("group")
-    matching = [run for run in runs if wanted in (None, run["group"])]
+    group = json.loads(variables.get("filters") or "{}").get("group")
+    matching = [run for run in runs if group in (None, run["group"])]
     start = int(variables.get("cursor") or 0)
     page = matching[start : start + PAGE]
     edges = [{"node": _node(run), "cursor": str(start + i + 1)} for i, run in enumerate(page)]
@@ -58,7 +58,7 @@ def _project(runs: list[dict], query: str, variables: dict[str, Any]) -> dict[st
 
 @contextmanager
 def serve(runs: list[dict]) -> Iterator[str]:
-    """The base URL of a server that knows `runs`, in entity `lab`, project `cells`."""
+    """Serve `runs` as entity `lab`, project `cells`, and yield the base URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -66,7 +66,7 @@ def serve(runs: list[dict]) -> Iterator[str]:
             query, variables = request["query"], request.get("variables") or {}
             if "project" in variables:
                 data: dict[str, Any] = {"project": _project(runs, query, variables)}
-            else:  # who is asking, and what the server can do
+            else:  # a request for the user and the features of the server
                 viewer = {"id": "1", "entity": "lab", "username": "a", "flags": "{}"}
                 data = {"viewer": viewer, "serverInfo": {"features": []}}
             answer = json.dumps({"data": data}).encode()

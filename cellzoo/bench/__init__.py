@@ -4,5 +4,3 @@ from cellzoo.bench.command import main
 from cellzoo.bench.errors import BenchError
 from cellzoo.bench.report import report
 from cellzoo.bench.run import bench
-
-__all__ = ["BenchError", "bench", "main", "report"]

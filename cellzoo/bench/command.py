@@ -1,7 +1,5 @@
 """`cellzoo bench`: the command-line arguments of a benchmark."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """The measured layers: a cell on an engine, or another package's layer, at one shape."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial

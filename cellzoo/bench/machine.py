@@ -1,7 +1,5 @@
 """The origin of a recorded time: the machine, the versions and the day."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -12,7 +10,7 @@ from typing import Any
 
 import torch
 
-import cellzoo
+from cellzoo.names.version import __version__
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
@@ -26,7 +24,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "cellzoo": cellzoo.__version__,
+        "cellzoo": __version__,
     }
 
 

@@ -3,8 +3,6 @@
 A machine that slows down, or a disturbance, then affects all contenders alike.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 import random

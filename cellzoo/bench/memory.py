@@ -1,7 +1,5 @@
 """The peak memory of a call: the largest number of bytes in tensors at one time."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ torch.nn's three layers always take part. A layer of another package takes part 
 same name is measured.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable, Collection, Iterator

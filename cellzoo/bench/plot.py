@@ -1,7 +1,5 @@
 """A plot of the training step's time relative to torch.nn.LSTM: one panel for each shape."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

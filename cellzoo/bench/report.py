@@ -1,7 +1,5 @@
 """The report of a benchmark: on the terminal, as CSV, as Markdown and as a plot."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas

@@ -1,7 +1,5 @@
 """The columns of a benchmark's table, and means over the shapes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

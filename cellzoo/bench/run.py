@@ -1,7 +1,5 @@
 """The benchmark: from cells, engines and shapes to a table of measurements."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -68,9 +66,7 @@ def bench(
         place = f"shape {number} of {len(shapes)} ({shape})"
         torch.manual_seed(seed)
         x = torch.randn(shape[:3]).to(target, dtype)
-        rows += _at(
-            shape, x, candidates, rounds, seed, lambda text, p=place: progress(f"{p}: {text}")
-        )
+        rows += _at(shape, x, candidates, rounds, seed, partial(_report, progress, place))
     rows += [absent_row(absent, None) for absent in missing]
     if not any(measurement["status"] == MEASURED for measurement in rows):
         raise BenchError(f"nothing could be measured: {rows[0]['contender']}: {rows[0]['reason']}")
@@ -157,3 +153,7 @@ def _wait(x: Tensor) -> None:
     """Wait until x's device is idle."""
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
+
+
+def _report(progress: Progress, place: str, text: str) -> None:
+    progress(f"{place}: {text}")

@@ -1,7 +1,5 @@
 """The tables of a benchmark, for the terminal and as Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

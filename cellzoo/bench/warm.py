@@ -1,7 +1,5 @@
 """Compiling cells in advance, so that no later run waits for the compiler."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Sequence

@@ -2,6 +2,7 @@
 
 from cellzoo.cells.base import GatedCell
 from cellzoo.cells.declare import Extra, Gate, State
+from cellzoo.cells.linear import recur
+from cellzoo.cells.preactivations import PreActivations
 from cellzoo.cells.registry import build_cell, list_cells, register_cell
-
-__all__ = ["Extra", "Gate", "GatedCell", "State", "build_cell", "list_cells", "register_cell"]
+from cellzoo.names.options import option

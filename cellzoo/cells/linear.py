@@ -1,7 +1,5 @@
 """The recurrence of states that enter linearly, element by element."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A cell prepared for one sequence: recurrent weights computed once, gathered by product."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

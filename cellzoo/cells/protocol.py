@@ -1,7 +1,5 @@
 """The interface of a cell, for the modules that the base class itself imports."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 

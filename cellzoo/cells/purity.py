@@ -6,8 +6,6 @@ Its products must go through `self.product`, where engines see them. Two things 
 writes into objects that `self` refers to (`self.log.append(…)`), and globals other than tensors.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import itertools

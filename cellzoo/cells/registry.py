@@ -1,7 +1,5 @@
 """The registry of cells: names for classes."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command line: train, sweep, compare, bench, check, cells, tasks."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import secrets
@@ -10,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import NoReturn
 
 USAGE = """\
@@ -27,6 +26,16 @@ Each takes --help; all take --plugin FILE_OR_MODULE (repeatable) and --debug (tr
 """
 
 
+# The functions of the commands, imported when they are called.
+COMMANDS = {
+    "train": "cellzoo.run.command:train_command",
+    "sweep": "cellzoo.sweep.command:sweep_command",
+    "compare": "cellzoo.compare.command:main",
+    "bench": "cellzoo.bench.command:main",
+    "check": "cellzoo.testing.command:main",
+    "cells": "cellzoo.cli.catalogue:show_cells",
+    "tasks": "cellzoo.cli.catalogue:show_tasks",
+}
 NAME = "CELLZOO_NAME"
 # The errors whose message suffices; others are printed with their type.
 CLEAR = (ValueError, TypeError, LookupError, OSError, ImportError, AttributeError)
@@ -88,7 +97,7 @@ def _dispatch(arguments: list[str], plugins: list[str], debug: bool) -> int:
         return 0 if arguments else 2
     command, *rest = arguments
     if command == "--version":
-        from cellzoo import __version__
+        from cellzoo.names.version import __version__
 
         print(__version__)
         return 0
@@ -99,64 +108,12 @@ def _dispatch(arguments: list[str], plugins: list[str], debug: bool) -> int:
     from cellzoo.names.plugins import add_plugins
 
     add_plugins(plugins)
-    return COMMANDS[command](rest, debug)
-
-
-def _train(arguments: list[str], debug: bool) -> int:
-    from cellzoo.run.command import train_command
-
-    with _named(arguments, "train") as named:
-        return train_command(named, debug)
-
-
-def _sweep(arguments: list[str], debug: bool) -> int:
-    from cellzoo.sweep.command import status_command, sweep_command
-
-    if any(argument.split("=")[0] == "--status" for argument in arguments):
-        return status_command(arguments)
-    with _named(arguments, "sweep") as named:
-        return sweep_command(named, debug)
-
-
-def _compare(arguments: list[str], debug: bool) -> int:
-    from cellzoo.compare import main as compare
-
-    return compare(arguments)
-
-
-def _bench(arguments: list[str], debug: bool) -> int:
-    from cellzoo.bench import main as bench
-
-    return bench(arguments)
-
-
-def _check(arguments: list[str], debug: bool) -> int:
-    from cellzoo.testing.command import main as check
-
-    return check(arguments)
-
-
-def _cells(arguments: list[str], debug: bool) -> int:
-    from cellzoo.cli.catalogue import show_cells
-
-    return show_cells(arguments)
-
-
-def _tasks(arguments: list[str], debug: bool) -> int:
-    from cellzoo.cli.catalogue import show_tasks
-
-    return show_tasks(arguments)
-
-
-COMMANDS: dict[str, Callable[[list[str], bool], int]] = {
-    "train": _train,
-    "sweep": _sweep,
-    "compare": _compare,
-    "bench": _bench,
-    "check": _check,
-    "cells": _cells,
-    "tasks": _tasks,
-}
+    module, _, function = COMMANDS[command].partition(":")
+    run: Callable[..., int] = getattr(import_module(module), function)
+    if command not in ("train", "sweep") or any(text.startswith("--status") for text in rest):
+        return run(rest)
+    with _named(rest, command) as named:
+        return run(named, debug)
 
 
 @contextmanager

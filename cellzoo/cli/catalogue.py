@@ -1,7 +1,5 @@
 """`cellzoo cells` and `cellzoo tasks`: the registered cells and tasks, in a list or one by one."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Mapping, Sequence
@@ -131,7 +129,7 @@ def products(cell: GatedCell) -> int:
     prepared.advance(projected, cell.initial_state(1))
     products = prepared.products
     fused = [*products.early.values(), *(products.late.get(names) for names in late)]
-    return sum(each is None or each.block.kind != "diagonal" for each in fused)
+    return sum(product is None or product.block.kind != "diagonal" for product in fused)
 
 
 def show_tasks(arguments: list[str]) -> int:

@@ -4,5 +4,3 @@ from cellzoo.compare.command import main
 from cellzoo.compare.errors import CompareError
 from cellzoo.compare.read import read_curves, read_runs
 from cellzoo.compare.report import Comparison, compare
-
-__all__ = ["CompareError", "Comparison", "compare", "main", "read_curves", "read_runs"]

@@ -1,7 +1,5 @@
 """Differences between each group and a baseline, over paired runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy

@@ -1,7 +1,5 @@
 """`cellzoo compare`: the command-line arguments of a comparison."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

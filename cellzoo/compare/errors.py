@@ -1,7 +1,5 @@
 """The errors of a comparison, one line each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from cellzoo.names.registry import nearest

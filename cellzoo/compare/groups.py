@@ -1,7 +1,5 @@
 """Groups of runs: first by task, then by the compared keys."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

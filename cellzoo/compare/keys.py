@@ -3,8 +3,6 @@
 The name of a metric contains a slash (`val/accuracy`). A config key never does (`optimizer.lr`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The split, direction and unit of a metric, by its name."""
 
-from __future__ import annotations
-
 from cellzoo.compare.errors import CompareError
 
 HIGHER = ("accuracy", "f1", "score", "per_second", "auc")

@@ -1,7 +1,5 @@
 """Learning curves and dot plots, without the global state of matplotlib."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

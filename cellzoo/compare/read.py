@@ -1,7 +1,5 @@
 """Reading run directories into one table with a row for each run."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The comparison of runs: from run directories to tables, plots and files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Selecting a hyperparameter for each group by validation alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

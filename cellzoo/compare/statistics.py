@@ -1,7 +1,5 @@
 """Means, intervals and paired differences; equal inputs give equal results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy

@@ -1,7 +1,5 @@
 """The table of a comparison: one row for each group, the best first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,10 +176,10 @@ def _notes(
         "10 runs it is too narrow.",
     ]
     if selection is not None:
-        counts = " + ".join(map(str, selection.trials))
+        per_value = " + ".join(map(str, selection.trials))
         notes.append(
             f"{selection.key} selected by mean best validation out of {len(selection.trials)} "
-            f"values, {sum(selection.trials)} runs ({counts}) a group."
+            f"values, {sum(selection.trials)} runs ({per_value}) a group."
         )
     return notes
 

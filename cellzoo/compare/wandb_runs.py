@@ -1,7 +1,5 @@
 """Reading runs and curves from Weights & Biases, in the form of `cellzoo.compare.read`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checks of a command line and of a config, and one line for each error."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields
 from importlib.resources import files

@@ -4,8 +4,6 @@ Every registered cell, init and task is a choice of its Hydra group, as are sche
 A sweep composes without Hydra's sweeper, which composes every job twice before the first starts.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The identity of a run: a hash of everything that its numbers depend on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

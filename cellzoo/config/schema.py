@@ -7,8 +7,6 @@ The groups `cell`, `init` and `task` hold what is registered; `compose.store_cho
 for each of their choices. Every other group has its classes here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional, Self, Union, get_type_hints

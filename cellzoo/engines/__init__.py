@@ -4,8 +4,6 @@ An engine is a module of two functions with the signatures of `loop.declines` an
 (without `checkpoint_steps` for `native`: its kernels save the states of every step).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -14,17 +12,8 @@ from torch import Tensor
 from cellzoo.cells.base import GatedCell
 from cellzoo.engines import compiled, loop, native, persistent, scan
 from cellzoo.engines.errors import CompileError, EngineError
+from cellzoo.engines.packing import Layer
 from cellzoo.names.registry import nearest
-
-__all__ = [
-    "ENGINES",
-    "CompileError",
-    "EngineError",
-    "candidates",
-    "check_engine",
-    "choose",
-    "fastest",
-]
 
 ENGINES: dict[str, ModuleType] = {
     "native": native,
@@ -64,18 +53,13 @@ def check_engine(name: str, cell: GatedCell) -> None:
 
 
 def choose(
-    names: Sequence[str],
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    batch_sizes: Tensor | None = None,
-    dt: Tensor | None = None,
-    checkpoint_steps: int | None = None,
+    names: Sequence[str], layer: Layer, checkpoint_steps: int | None = None
 ) -> tuple[str, list[str]]:
     """Choose the engine for an input.
 
     Args:
         names: the engines to choose from, the preferred one first.
-        layer, x, batch_sizes, dt, checkpoint_steps: as in `loop.run`.
+        layer, checkpoint_steps: as in `loop.run`.
 
     Returns:
         The engine, and the reasons why the preferred ones decline.
@@ -84,15 +68,16 @@ def choose(
         EngineError: all of them decline; the message gives the reasons.
     """
     declined: list[str] = []
+    cell = layer.cells[0]
     for candidate in names:
-        reason = _ruled_out(candidate, layer[0])
+        reason = _ruled_out(candidate, cell)
         if candidate == "native" and checkpoint_steps is not None:
             reason = reason or "its kernels keep every step's states"
-        reason = reason or ENGINES[candidate].declines(layer, x, batch_sizes, dt)
+        reason = reason or ENGINES[candidate].declines(layer)
         if reason is None:
             return candidate, declined
         declined.append(f"{candidate} declined: {reason}")
-    raise EngineError(f"engine {names[-1]!r} cannot run {layer[0].name}: {'; '.join(declined)}")
+    raise EngineError(f"engine {names[-1]!r} cannot run {cell.name}: {'; '.join(declined)}")
 
 
 def fastest(cell: GatedCell) -> list[str]:

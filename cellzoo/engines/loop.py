@@ -1,46 +1,33 @@
 """The plain loop: any cell, step by step. It is the reference implementation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from cellzoo.cells.base import GatedCell
 from cellzoo.cells.prepared import PreparedCell
-from cellzoo.engines.packing import States, run_projected
+from cellzoo.engines.packing import Layer, States, run_projected
 
 
-def declines(
-    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
-) -> str | None:
+def declines(layer: Layer) -> str | None:
     """Return None: the loop runs every cell."""
     return None
 
 
 def run(
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    states: Sequence[States],
-    batch_sizes: Tensor | None = None,
-    dt: Tensor | None = None,
-    checkpoint_steps: int | None = None,
+    layer: Layer, states: Sequence[States], checkpoint_steps: int | None = None
 ) -> tuple[Tensor, list[States]]:
-    """Run one layer, in one direction or two, over time.
+    """Run one layer over time.
 
     Args:
-        layer: the cell of the forward direction and, if bidirectional, of the backward one.
-        x: (T, B, I); packed: (rows, I) with `batch_sizes` (T,).
+        layer: its cells and their input.
         states: each direction's initial states, (B, width) each.
-        batch_sizes: the number of sequences at each step (T,); None: x is not packed.
-        dt: elapsed times, in x's leading shape.
         checkpoint_steps: see `packing.checkpointed`.
 
     Returns:
         The outputs, with directions concatenated in the last dimension, and the final states.
     """
-    return run_projected(_run_dense, layer, x, states, batch_sizes, dt, checkpoint_steps)
+    return run_projected(_run_dense, layer, states, checkpoint_steps)
 
 
 def _run_dense(

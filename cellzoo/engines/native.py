@@ -1,7 +1,5 @@
 """torch.nn's own fused kernels, for the cells that they compute exactly."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,7 +7,7 @@ import torch
 from torch import _VF, Tensor
 
 from cellzoo.cells.base import GatedCell
-from cellzoo.engines.packing import States, run_directions, run_segments
+from cellzoo.engines.packing import Layer, States, run_directions, run_segments
 from cellzoo.engines.private import is_transformed
 
 WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -21,11 +19,9 @@ def kernel(cell: GatedCell) -> str | None:
     return f"rnn_{cell.options['nonlinearity']}" if declared == "rnn" else declared
 
 
-def declines(
-    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
-) -> str | None:
+def declines(layer: Layer) -> str | None:
     """Return the reason why torch.nn's kernels cannot run this exactly; None if they can."""
-    cell = layer[0]
+    cell, x = layer.cells[0], layer.x
     if kernel(cell) is None:
         return f"torch.nn has no kernel for {cell.name}"
     if torch.is_autocast_enabled(x.device.type):
@@ -37,20 +33,13 @@ def declines(
     return None
 
 
-def run(
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    states: Sequence[States],
-    batch_sizes: Tensor | None = None,
-    dt: Tensor | None = None,
-) -> tuple[Tensor, list[States]]:
+def run(layer: Layer, states: Sequence[States]) -> tuple[Tensor, list[States]]:
     """Run one layer over time; arguments and result as for `loop.run`."""
+    cells, x, batch_sizes, dt = layer
     if dt is not None:
-        raise ValueError(f"{layer[0].name} takes no elapsed time: leave dt out")
-    if batch_sizes is None:
-        return _call(layer, x, states)
-    if kernel(layer[0]) != "lstm" or x.device.type != "cpu":
-        return _call(layer, x, states, batch_sizes)
+        raise ValueError(f"{cells[0].name} takes no elapsed time: leave dt out")
+    if batch_sizes is None or kernel(cells[0]) != "lstm" or x.device.type != "cpu":
+        return _call(layer, states)
     # On the CPU the fast LSTM kernel takes only dense segments of equal batch size.
     return run_directions(layer, states, partial(_run_packed, x, batch_sizes))
 
@@ -62,32 +51,27 @@ def _run_packed(
 
     def dense(segment: list[Tensor], state: States) -> tuple[Tensor, States]:
         (x,) = segment
-        output, (final,) = _call([cell], x.flip(0) if reverse else x, [state])
+        output, (final,) = _call(Layer([cell], x.flip(0) if reverse else x), [state])
         return output.flip(0) if reverse else output, final
 
     return run_segments([x], initial, batch_sizes, reverse, dense)
 
 
-def _call(
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    states: Sequence[States],
-    batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, list[States]]:
+def _call(layer: Layer, states: Sequence[States]) -> tuple[Tensor, list[States]]:
     """Call torch.nn's kernel for one layer, of one direction or two."""
-    cell = layer[0]
+    cells, x, batch_sizes, _ = layer
     weights = [
         weight
-        for direction in layer
+        for direction in cells
         for name in WEIGHTS
         if (weight := getattr(direction, name, None)) is not None
     ]
-    function = getattr(_VF, kernel(cell) or "")
+    function = getattr(_VF, kernel(cells[0]) or "")
     stacked = [torch.stack(parts) for parts in zip(*states, strict=True)]
     initial = stacked if len(stacked) > 1 else stacked[0]
     # One layer: RNN handles depth, and the dropout between layers. The flag is "train". Without
     # dropout it only tells whether a backward pass may follow.
-    options = (cell.bias, 1, 0.0, torch.is_grad_enabled(), len(layer) == 2)
+    options = (cells[0].bias, 1, 0.0, torch.is_grad_enabled(), len(cells) == 2)
     if batch_sizes is None:
         output, *final = function(x, initial, weights, *options, False)
     else:

@@ -1,9 +1,8 @@
 """Parts that engines share: directions, packed batches and checkpointed sequences."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,20 +12,38 @@ from cellzoo.cells.base import GatedCell
 from cellzoo.cells.prepared import PreparedCell
 
 States = tuple[Tensor, ...]
+
+
+class Layer(NamedTuple):
+    """One layer of an RNN, in one direction or two, and its input.
+
+    Attributes:
+        cells: of the forward direction and, if bidirectional, of the backward one.
+        x: (T, B, I); packed: (rows, I).
+        batch_sizes: the number of sequences at each step (T,); None: x is not packed.
+        dt: elapsed times, in x's leading shape; None: 1.
+    """
+
+    cells: Sequence[GatedCell]
+    x: Tensor
+    batch_sizes: Tensor | None = None
+    dt: Tensor | None = None
+
+
 # Runs one direction of dense input: from projected tensors (T, B, …) and initial states to
 # outputs and final states.
 Run = Callable[[list[Tensor], States], tuple[Tensor, States]]
 
 
 def run_directions(
-    layer: Sequence[GatedCell],
+    layer: Layer,
     states: Sequence[States],
     run: Callable[[GatedCell, States, bool], tuple[Tensor, States]],
 ) -> tuple[Tensor, list[States]]:
     """Run `run(cell, initial, reverse)` for each direction and concatenate the outputs."""
     results = [
         run(cell, initial, reverse)
-        for cell, initial, reverse in zip(layer, states, (False, True), strict=False)
+        for cell, initial, reverse in zip(layer.cells, states, (False, True), strict=False)
     ]
     outputs, finals = map(list, zip(*results, strict=True))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), finals
@@ -34,11 +51,8 @@ def run_directions(
 
 def run_projected(
     dense: Callable[[PreparedCell, list[str], bool, list[Tensor], States], tuple[Tensor, States]],
-    layer: Sequence[GatedCell],
-    x: Tensor,
+    layer: Layer,
     states: Sequence[States],
-    batch_sizes: Tensor | None,
-    dt: Tensor | None,
     checkpoint_steps: int | None,
 ) -> tuple[Tensor, list[States]]:
     """Run a layer by an engine that takes projected sequences.
@@ -46,16 +60,16 @@ def run_projected(
     Args:
         dense: runs one direction of dense input, from a prepared cell, the names of the projected
             tensors, whether time is reversed, these tensors and the initial states.
-        layer, x, states, batch_sizes, dt, checkpoint_steps: as in `loop.run`.
+        layer, states, checkpoint_steps: as in `loop.run`.
     """
 
     def run(cell: GatedCell, initial: States, reverse: bool) -> tuple[Tensor, States]:
         prepared = PreparedCell(cell)
-        projected = prepared.cell.project_sequence(x, dt)  # the products with x, all steps at once
+        projected = prepared.cell.project_sequence(layer.x, layer.dt)  # all steps at once
         direction = partial(dense, prepared, list(projected), reverse)
         tensors = list(projected.values())
         return run_one_direction(
-            direction, tensors, initial, batch_sizes, reverse, checkpoint_steps
+            direction, tensors, initial, layer.batch_sizes, reverse, checkpoint_steps
         )
 
     return run_directions(layer, states, run)

@@ -1,7 +1,5 @@
 """torch's private functions that engines call, apart from inductor's (compiled/cpu/inductor.py)."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -6,8 +6,6 @@ The recurrence s' = a ⊙ s + b is scanned. Two steps, (a, b) then (a', b'), com
 value above 1. The backward pass is the same scan from the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,22 +13,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from cellzoo.cells.base import GatedCell
 from cellzoo.cells.prepared import PreparedCell, run_update
 from cellzoo.engines.errors import EngineError
-from cellzoo.engines.packing import States, run_projected
+from cellzoo.engines.packing import Layer, States, run_projected
 from cellzoo.engines.private import is_transformed
 
 # On the CPU, the elements of a step from which step by step is faster than pairs of steps.
 WIDE = 2048
 
 
-def declines(
-    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
-) -> str | None:
+def declines(layer: Layer) -> str | None:
     """Return the reason why this cannot be scanned; None if it can."""
-    if not layer[0].linear:
-        return f"the states of {layer[0].name} do not enter linearly"
+    if not layer.cells[0].linear:
+        return f"the states of {layer.cells[0].name} do not enter linearly"
     if is_transformed():
         return "its backward pass has no rule for torch.func's transforms"
     if torch.compiler.is_compiling():
@@ -39,19 +34,14 @@ def declines(
 
 
 def run(
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    states: Sequence[States],
-    batch_sizes: Tensor | None = None,
-    dt: Tensor | None = None,
-    checkpoint_steps: int | None = None,
+    layer: Layer, states: Sequence[States], checkpoint_steps: int | None = None
 ) -> tuple[Tensor, list[States]]:
     """Run one layer over time; arguments and result as for `loop.run`.
 
     Raises:
         EngineError: a state does not come from `recur`, although the cell declares `linear`.
     """
-    return run_projected(_run_dense, layer, x, states, batch_sizes, dt, checkpoint_steps)
+    return run_projected(_run_dense, layer, states, checkpoint_steps)
 
 
 def _run_dense(

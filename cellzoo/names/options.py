@@ -1,7 +1,5 @@
 """Options of cells and tasks: constants that a user may choose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Plugins: cells, inits and tasks from files, modules and installed packages of others."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib

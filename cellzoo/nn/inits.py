@@ -69,10 +69,9 @@ def register_init(
         >>> from cellzoo import RNN, register_init
         >>> @register_init("lower_triangle")
         ... def lower_triangle(block, hidden_size, *, value=0.5):
-        ...     nn.init.constant_(block, value)
+        ...     block.data.fill_(value)
         ...     if block.dim() == 2:
-        ...         with torch.no_grad():
-        ...             block.tril_()
+        ...         block.data.tril_()
         >>> rnn = RNN("elman", 2, 2, init={"name": "lower_triangle", "value": 0.25})
         >>> rnn.weight_hh_l0.data
         tensor([[0.2500, 0.0000],

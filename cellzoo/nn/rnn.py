@@ -1,7 +1,5 @@
 """`RNN`: a sequence layer for any cell, with torch.nn.LSTM's signature and semantics."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import os
@@ -77,7 +75,8 @@ class RNN(nn.Module):
         >>> rnn
         RNN(lstm, 3, 4, num_layers=2)
         >>> x = torch.randn(7, 5, 3)  # 7 time steps of a batch of 5
-        >>> output, (h, c) = rnn(x)
+        >>> with torch.no_grad():  # without gradients "auto" compiles nothing
+        ...     output, (h, c) = rnn(x)
         >>> output.shape, h.shape, c.shape
         (torch.Size([7, 5, 4]), torch.Size([2, 5, 4]), torch.Size([2, 5, 4]))
         >>> rnn.explain()
@@ -292,15 +291,16 @@ class RNN(nn.Module):
         """
         by_cell = list(zip(*(state.unbind(0) for state in states), strict=True))
         finals: list[tuple[Tensor, ...]] = []
-        for number, layer in enumerate(layers):
+        for number, cells in enumerate(layers):
             if number and self.dropout and self.training:
                 x = dropout(x, self.dropout)
-            self._ran = self._choose(layer, x, batch_sizes, dt, may_compile=True)
+            layer = engines.Layer(cells, x, batch_sizes, dt)
+            self._ran = self._choose(layer, may_compile=True)
             run = engines.ENGINES[self._ran[0]].run
             if self.checkpoint_steps is not None and torch.is_grad_enabled():
                 run = partial(run, checkpoint_steps=self.checkpoint_steps)
-            initial = by_cell[number * len(layer) : (number + 1) * len(layer)]
-            x, final = run(layer, x, initial, batch_sizes, dt)
+            initial = by_cell[number * len(cells) : (number + 1) * len(cells)]
+            x, final = run(layer, initial)
             finals.extend(final)
         return x, [torch.stack(parts) for parts in zip(*finals, strict=True)]
 
@@ -391,34 +391,26 @@ class RNN(nn.Module):
         """
         if x is None:
             x = self._like().new_zeros(1, 1, self.input_size)
-        return self._in_words(*self._choose(self._layers()[0], x))
+        return self._in_words(*self._choose(engines.Layer(self._layers()[0], x)))
 
-    def _choose(
-        self,
-        layer: list[GatedCell],
-        x: Tensor,
-        batch_sizes: Tensor | None = None,
-        dt: Tensor | None = None,
-        may_compile: bool = False,
-    ) -> tuple[str, list[str]]:
+    def _choose(self, layer: engines.Layer, may_compile: bool = False) -> tuple[str, list[str]]:
         """Return the engine that runs an input of one layer, and the reasons against faster ones.
 
         "auto" uses the compiled engine after a successful trial in the same context.
         """
         names, reasons = [self.engine], []
         if self.engine == "auto":
-            names = engines.candidates(layer[0])
+            names, x = engines.candidates(layer.cells[0]), layer.x
             context = (x.dtype, x.device, torch.is_autocast_enabled(x.device.type), self.training)
             compiles = may_compile and self._should_compile()
             untried = compiles and context not in self._compiled
-            if untried and engines.compiled.declines(layer, x, batch_sizes, dt) is None:
+            if untried and engines.compiled.declines(layer) is None:
                 self._compiled[context] = self._trial("compiled")
             if failure := self._compiled.get(context):
                 reasons.append(f"compiled declined: {failure}")
             if "compiled" in names and (failure or not (compiles or context in self._compiled)):
                 names.remove("compiled")
-        steps = self.checkpoint_steps
-        engine, declined = engines.choose(names, layer, x, batch_sizes, dt, steps)
+        engine, declined = engines.choose(names, layer, self.checkpoint_steps)
         return engine, reasons + declined
 
     def _should_compile(self) -> bool:

@@ -1,7 +1,5 @@
 """The attempts at a run: which run a directory holds, and where the next attempt resumes."""
 
-from __future__ import annotations
-
 import secrets
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parameter-matched models: the hidden_size whose model has nearest to a number of parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The parts of a run, built from its config: the task, the model and the engine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

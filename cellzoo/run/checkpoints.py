@@ -1,7 +1,5 @@
 """The checkpoints of a run: best.ckpt, to test and use, and last.ckpt, to resume from."""
 
-from __future__ import annotations
-
 import io
 import math
 import random

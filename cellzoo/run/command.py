@@ -1,7 +1,5 @@
 """`cellzoo train`: Hydra composes the config, `train.train` runs it."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

@@ -11,8 +11,6 @@ attempts/      the files of an attempt that could not be resumed
 .lock          held by the process that runs
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

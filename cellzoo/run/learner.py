@@ -1,7 +1,5 @@
 """The LightningModule: a model, a task and an optimizer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

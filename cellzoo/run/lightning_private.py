@@ -3,8 +3,6 @@
 Nothing outside this file touches them.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The loggers of a run: metrics.csv always, W&B where the config asks for it."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil

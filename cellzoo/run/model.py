@@ -1,7 +1,5 @@
 """The model of a run: an RNN with a linear head."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """Pruning: a search ends a run early whose validation curve is poor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from lightning import Callback, LightningModule, Trainer

@@ -5,8 +5,6 @@ Lightning's watch kills rank 0 before it can record the reason. The watch of thi
 record the reason that the rank left, and ends the remaining processes in bounded time.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import threading

@@ -1,7 +1,5 @@
 """The result of a run, as result.json holds it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """One run: from a resolved config to a result on disk."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -9,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,27 +99,21 @@ def blank_result(config: RunConfig) -> RunResult:
     )
 
 
+@dataclass
 class _Run:
-    """The steps of `train`. `result` is filled step by step: a failure keeps what is known."""
+    """The steps of `train`. `result` is filled step by step: a failure keeps the known values."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        directory: Path,
-        group: str | None,
-        progress: bool,
-        engine: str | None,
-        prune: Pruner | None,
-    ) -> None:
-        self.config = config
-        self.directory = directory
-        self.group = group
-        self.progress = progress
-        self.engine = engine
-        self.prune = prune
-        self.result = blank_result(config)
+    config: RunConfig
+    directory: Path
+    group: str | None
+    progress: bool
+    engine: str | None
+    prune: Pruner | None
+
+    def __post_init__(self) -> None:
+        self.result = blank_result(self.config)
         self.logger: RunLogger | None = None
-        self.ranks = Ranks(directory, self._give_up)
+        self.ranks = Ranks(self.directory, self._give_up)
         self.start = time.perf_counter()
 
     def lead(self, reraise: bool) -> RunResult:

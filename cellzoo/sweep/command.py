@@ -1,7 +1,6 @@
 """`cellzoo sweep`: from a command line to many runs."""
 
-from __future__ import annotations
-
+import argparse
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -39,23 +38,29 @@ from cellzoo.system.signals import handling
 console = Console(highlight=False)
 
 
-def sweep_command(arguments: list[str], debug: bool) -> int:
+def sweep_command(arguments: list[str], debug: bool = False) -> int:
     """Run `cellzoo sweep`, and return 0 if all jobs are done, else 1.
 
     A job that diverges or fails is recorded and does not stop the others. A finished run is not
-    run again.
+    run again. With --status, print how a sweep stands instead.
     """
-    retry, arguments = _take(arguments, "--retry")
-    if retry not in (None, "failed"):
-        raise ConfigError(f"--retry takes: failed, not {retry!r}")
-    folder, arguments = _take(arguments, "--config-dir")
+    own, arguments = _flags(arguments)
+    if own.status is not None:
+        if arguments:
+            first = arguments[0]
+            raise ConfigError(f"--status takes a sweep's directory and nothing else, not {first!r}")
+        show(Path(own.status))
+        return 0
+    if own.retry not in (None, "failed"):
+        raise ConfigError(f"--retry takes: failed, not {own.retry!r}")
     overrides, flags = split(arguments)
     store_choices()
     check_overrides(overrides, sweeping=True)
-    extra = [f"hydra.searchpath=['file://{Path(folder).resolve()}']"] if folder else []
+    folder = own.config_dir and Path(own.config_dir).resolve()
+    extra = [f"hydra.searchpath=['file://{folder}']"] if folder else []
     with composer(extra) as compose:
         if not flags:
-            return Sweep(compose, overrides, retry is not None).run()
+            return Sweep(compose, overrides, own.retry is not None).run()
         axes, _ = compose.read(overrides)
     hydra_app(lambda config: None, [*next(GridPlan(axes).jobs()), *flags])  # --help and the like
     return 0
@@ -220,29 +225,16 @@ def _check_any(configs: Sequence[schema.RunConfig]) -> None:
         raise first
 
 
-def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
-    """Return the value of a flag, if there is one, and the other arguments.
+def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return cellzoo's own flags, and the other arguments.
 
     Raises:
         ConfigError: a flag without its value.
     """
-    rest = list(arguments)
-    for place, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return rest.pop(place).split("=", 1)[1], rest
-        if argument == flag:
-            if place + 1 == len(arguments):
-                raise ConfigError(f"{flag} requires a value")
-            value = rest.pop(place + 1)
-            rest.pop(place)
-            return value, rest
-    return None, rest
-
-
-def status_command(arguments: list[str]) -> int:
-    """Run `cellzoo sweep --status runs/NAME`."""
-    directory, rest = _take(arguments, "--status")
-    if rest:
-        raise ConfigError(f"--status takes a sweep's directory and nothing else, not {rest[0]!r}")
-    show(Path(str(directory)))
-    return 0
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--retry", "--config-dir", "--status"):
+        parser.add_argument(flag)
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from None

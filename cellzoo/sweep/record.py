@@ -8,8 +8,6 @@ plugins/            copies of the plugins' source, from which the sweep runs
 .lock               held by the sweep's process
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import time

@@ -1,7 +1,5 @@
 """Checks of the settings of launchers and searches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from cellzoo.config.checks import ConfigError

@@ -1,7 +1,5 @@
 """The engine that "auto" stands for in each job, settled before the job runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

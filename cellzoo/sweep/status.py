@@ -1,7 +1,5 @@
 """`cellzoo sweep --status runs/NAME`: the status of a sweep, from its files."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Mapping

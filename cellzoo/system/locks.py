@@ -1,7 +1,5 @@
 """Lock files: one process holds a lock, and its death releases it, even by kill -9."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

@@ -1,7 +1,5 @@
 """Ranks: the processes that train one run together."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

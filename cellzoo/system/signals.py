@@ -1,7 +1,5 @@
 """SIGTERM: the signal that a cluster or a timeout sends before it kills a process."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator, Sequence

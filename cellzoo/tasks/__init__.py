@@ -5,15 +5,3 @@ from cellzoo.tasks.data import DataError
 from cellzoo.tasks.digits import Digits
 from cellzoo.tasks.jsb import JSB
 from cellzoo.tasks.synthetic import Adding, Copy
-
-__all__ = [
-    "JSB",
-    "Adding",
-    "Copy",
-    "DataError",
-    "Digits",
-    "Task",
-    "list_tasks",
-    "register_task",
-    "tasks",
-]

@@ -1,7 +1,5 @@
 """Data files: found in the user's folder or in a cache, or downloaded, and always checked."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

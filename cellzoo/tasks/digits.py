@@ -1,7 +1,5 @@
 """Handwritten digits, which come with scikit-learn."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """JSB Chorales: next-step prediction of polyphonic music."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 

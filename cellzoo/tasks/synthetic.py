@@ -1,7 +1,5 @@
 """Generated tasks that require long memory."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """`cellzoo check`: run the conformance suite over named cells or the cells of a file."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 from collections import Counter

@@ -1,7 +1,5 @@
 """Checks of a cell's declarations: parameters, `keep` and `write`, elapsed time, inits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

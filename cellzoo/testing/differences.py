@@ -1,7 +1,5 @@
 """Comparing two computations of the same results, with differences in the terms of a cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

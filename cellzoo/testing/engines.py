@@ -1,7 +1,5 @@
 """Checks of a cell outside the loop: other engines, torch.export, a saved state dict."""
 
-from __future__ import annotations
-
 import io
 from functools import partial
 from typing import Any

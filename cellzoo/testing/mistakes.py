@@ -1,7 +1,5 @@
 """The likely cause of a difference from a reference: simple mistakes, tried in turn."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace

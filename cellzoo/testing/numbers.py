@@ -1,7 +1,5 @@
 """Checks of a cell's arithmetic: derivatives, dtypes, finite states."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

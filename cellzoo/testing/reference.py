@@ -15,8 +15,6 @@
 Write the reference without looking at the cell's `update`: only then is agreement evidence.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

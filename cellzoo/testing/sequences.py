@@ -1,7 +1,5 @@
 """Checks of a cell over time: the same results in every form of a sequence."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The cell under test, and the random numbers of the tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

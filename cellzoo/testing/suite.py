@@ -1,7 +1,5 @@
 """The list of all checks, and the functions that run them."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,17 +1,11 @@
 """Recurrent networks from differential equations that neither grow nor decay by themselves."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Gate, GatedCell, PreActivations, option, register_cell
 
 
 def diffused(weight: Tensor, amount: float) -> Tensor:

@@ -1,15 +1,10 @@
 """Bistable recurrent cells."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Gate, GatedCell, PreActivations, register_cell
 
 
 @register_cell("nbrc")

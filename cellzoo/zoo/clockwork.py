@@ -1,17 +1,12 @@
 """The clockwork network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, tanh
 
+from cellzoo.cells import PreActivations, State, option, register_cell
 from cellzoo.cells.base import GatedCell, positive
-from cellzoo.cells.declare import State
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
 
 
 @register_cell("clockwork_rnn")

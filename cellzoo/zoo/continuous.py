@@ -1,18 +1,13 @@
 """Neurons in continuous time: liquid time constants, closed-form solutions, delayed feedback."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import gelu, silu, softplus
 
+from cellzoo.cells import Extra, Gate, PreActivations, State, option, register_cell
 from cellzoo.cells.base import GatedCell, positive
-from cellzoo.cells.declare import Extra, Gate, State
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
 
 
 def _signs(*shape: str) -> Extra:

@@ -1,16 +1,11 @@
 """The simple recurrent network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import GatedCell, PreActivations, option, register_cell
 
 
 @register_cell("elman")

@@ -1,16 +1,10 @@
 """FastRNN and FastGRNN: a residual and a gated connection with learned scalars."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, GatedCell, PreActivations, option, register_cell
 
 
 class LowRank(GatedCell):

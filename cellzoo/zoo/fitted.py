@@ -1,14 +1,11 @@
 """The base class of cells with papers that require an input as wide as the state."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra
+from cellzoo.cells import Extra, GatedCell
 
 
 class FittedInput(GatedCell):

@@ -1,17 +1,12 @@
 """Cells with gated connections through depth."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
 
+from cellzoo.cells import Gate, PreActivations, option, register_cell
 from cellzoo.cells.base import GatedCell, positive
-from cellzoo.cells.declare import Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
 from cellzoo.zoo.fitted import FittedInput
 
 

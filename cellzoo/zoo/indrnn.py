@@ -1,18 +1,12 @@
 """Recurrent networks with units that see each other only through the next layer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, tanh
 from torch.nn.functional import layer_norm, linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, option, register_cell
 
 
 @register_cell("indrnn")

@@ -1,18 +1,12 @@
 """Cells with layer normalisation (Ba, Kiros, Hinton 2016) in different places."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import layer_norm, linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, GatedCell, PreActivations, option, register_cell
 
 
 @register_cell("layernorm_elman")

@@ -1,18 +1,12 @@
 """Light gated recurrent units for speech recognition."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid
 from torch.nn.functional import batch_norm, layer_norm, linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, GatedCell, PreActivations, option, register_cell
 
 
 @register_cell("ligru")

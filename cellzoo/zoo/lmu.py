@@ -1,17 +1,11 @@
 """The Legendre memory unit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate, State
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, State, option, register_cell
 
 
 def delay_network(order: int, theta: float) -> tuple[Tensor, Tensor]:

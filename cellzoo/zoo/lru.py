@@ -1,7 +1,5 @@
 """Linear recurrent units: diagonal and linear, with the eigenvalues as parameters."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -9,12 +7,16 @@ import torch
 from torch import Tensor, sigmoid
 from torch.nn.functional import softplus
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate, State
-from cellzoo.cells.linear import recur
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import (
+    Extra,
+    Gate,
+    GatedCell,
+    PreActivations,
+    State,
+    option,
+    recur,
+    register_cell,
+)
 
 
 def _nu_log(cell: Any) -> Tensor:

@@ -1,16 +1,10 @@
 """LSTMs that differ in their gates."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, option, register_cell
 
 
 @register_cell("lstm_1997")

@@ -1,17 +1,12 @@
 """LSTMs that differ in the use of the cell state or of the hidden state."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, register_cell
 from cellzoo.zoo.fitted import FittedInput
 from cellzoo.zoo.lstm_variants import PeepholeLSTM
 

@@ -1,15 +1,10 @@
 """The LSTM with peepholes, and its variants with one part switched off."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, register_cell
 
 
 @register_cell("peephole_lstm")

@@ -1,19 +1,12 @@
 """Gated units with gates that see the input alone: minimal versions of the GRU and the LSTM."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid
 from torch.nn.functional import softplus
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Gate
-from cellzoo.cells.linear import recur
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Gate, GatedCell, PreActivations, option, recur, register_cell
 
 
 def positive(a: Tensor) -> Tensor:

@@ -1,16 +1,11 @@
 """Cells with one gate, which weighs the old state against new content."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, register_cell
 
 
 @register_cell("mgu")

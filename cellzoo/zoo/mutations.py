@@ -1,14 +1,10 @@
 """The three best cells of the evolutionary search of Jozefowicz et al."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.declare import Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Gate, PreActivations, register_cell
 from cellzoo.zoo.fitted import FittedInput
 
 PAPER = "Jozefowicz, Zaremba, Sutskever 2015, PMLR 37:2342"

@@ -1,14 +1,10 @@
 """A cell from neural architecture search."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, relu, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import GatedCell, PreActivations, register_cell
 
 
 @register_cell("nas")

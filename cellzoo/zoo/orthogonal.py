@@ -1,17 +1,12 @@
 """Networks with a recurrent matrix that stays orthogonal."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Extra, GatedCell, PreActivations, register_cell
 
 
 def _rotations(cell: Any) -> Tensor:

@@ -7,10 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellzoo.cells.declare import Extra, State
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Extra, PreActivations, State, option, register_cell
 from cellzoo.zoo.lstm_variants import PeepholeLSTM
 
 

@@ -1,18 +1,20 @@
 """The quasi-recurrent network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate, State
-from cellzoo.cells.linear import recur
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import (
+    Extra,
+    Gate,
+    GatedCell,
+    PreActivations,
+    State,
+    option,
+    recur,
+    register_cell,
+)
 
 
 @register_cell("qrnn")

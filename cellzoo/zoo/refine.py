@@ -1,15 +1,10 @@
 """Cells with a refine gate, which gives a saturated gate a gradient (Gu et al. 2020)."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, register_cell
 
 
 class Refined(GatedCell):

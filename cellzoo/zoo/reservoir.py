@@ -1,16 +1,11 @@
 """Networks with random recurrent weights that are never trained."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, tanh
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import GatedCell, PreActivations, option, register_cell
 
 
 @register_cell("esn")

@@ -1,17 +1,12 @@
 """Extensions of the simple recurrent network without gates."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
 
+from cellzoo.cells import Extra, Gate, PreActivations, State, option, register_cell
 from cellzoo.cells.base import GatedCell, positive
-from cellzoo.cells.declare import Extra, Gate, State
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
 from cellzoo.zoo.elman import Elman
 
 

@@ -1,16 +1,11 @@
 """Simple gated units, in which the input gates the state before the product."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, clamp, sigmoid, tanh
 from torch.nn.functional import softplus
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Gate
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Gate, GatedCell, PreActivations, register_cell
 
 
 @register_cell("sgu")

@@ -1,18 +1,12 @@
 """Simple recurrent units."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, sigmoid, tanh
 
-from cellzoo.cells.declare import Gate, State
-from cellzoo.cells.linear import recur
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Gate, PreActivations, State, option, recur, register_cell
 from cellzoo.zoo.fitted import FittedInput
 
 

@@ -1,17 +1,11 @@
 """Strongly typed cells: gates and content read inputs only, and the state enters by averages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, sigmoid, tanh
 from torch.nn.functional import linear
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Extra, Gate, State
-from cellzoo.cells.linear import recur
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
+from cellzoo.cells import Extra, Gate, GatedCell, PreActivations, State, recur, register_cell
 
 
 @register_cell("t_rnn")

@@ -1,18 +1,12 @@
 """The cells of the extended LSTM: exponential gates, and a matrix memory."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 from torch import Tensor, exp, maximum, sigmoid, tanh
 from torch.nn.functional import logsigmoid
 
-from cellzoo.cells.base import GatedCell
-from cellzoo.cells.declare import Gate, State
-from cellzoo.cells.preactivations import PreActivations
-from cellzoo.cells.registry import register_cell
-from cellzoo.names.options import option
+from cellzoo.cells import Gate, GatedCell, PreActivations, State, option, register_cell
 
 
 @register_cell("slstm")

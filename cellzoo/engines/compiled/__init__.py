@@ -4,8 +4,6 @@ The input projection is one product before the loop. The steps of the loop are c
 author's update, forward and backward. The gradient of each weight is one product after the loop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,18 +25,16 @@ from cellzoo.engines.compiled.lengths import Lengths
 from cellzoo.engines.compiled.precision import autocast_to
 from cellzoo.engines.compiled.programs import Programs, programs_of
 from cellzoo.engines.errors import CompileError
-from cellzoo.engines.packing import States, run_directions, run_one_direction
+from cellzoo.engines.packing import Layer, States, run_directions, run_one_direction
 from cellzoo.engines.private import is_dispatched, is_transformed, keeps_graph
 
 #: The programs that run a cell's steps, by the type of device.
 PROGRAMS: dict[str, type[Programs]] = {"cpu": CPUPrograms, "cuda": Chunked}
 
 
-def declines(
-    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
-) -> str | None:
+def declines(layer: Layer) -> str | None:
     """Return the reason why this cannot be compiled; None if it can."""
-    cell = layer[0]
+    cell = layer.cells[0]
     dtype, device = cell._like.dtype, cell._like.device.type
     if device not in PROGRAMS:
         return f"not written for {device}"
@@ -70,28 +66,21 @@ def untraceable(cell: GatedCell) -> str | None:
 
 
 def run(
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    states: Sequence[States],
-    batch_sizes: Tensor | None = None,
-    dt: Tensor | None = None,
-    checkpoint_steps: int | None = None,
+    layer: Layer, states: Sequence[States], checkpoint_steps: int | None = None
 ) -> tuple[Tensor, list[States]]:
     """Run one layer over time; arguments and result as for `loop.run`.
 
     Raises:
         CompileError: the cell cannot be traced or compiled.
     """
-    kind = PROGRAMS[layer[0]._like.device.type]
-    run = partial(run_direction, kind, x, batch_sizes, dt, checkpoint_steps)
+    kind = PROGRAMS[layer.cells[0]._like.device.type]
+    run = partial(run_direction, kind, layer, checkpoint_steps)
     return run_directions(layer, states, run)
 
 
 def run_direction(
     kind: type[Programs],
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    dt: Tensor | None,
+    layer: Layer,
     checkpoint_steps: int | None,
     cell: GatedCell,
     initial: States,
@@ -104,12 +93,12 @@ def run_direction(
     """
     prepared = PreparedCell(cell)
     programs = programs_of(prepared, kind)
-    if programs.steps.projection and dt is None:
-        sequences = [x]
+    if programs.steps.projection and layer.dt is None:
+        sequences = [layer.x]
         projection = [getattr(cell, name) for name in programs.steps.projection]
     else:
         with FasterLinear():
-            projected = prepared.cell.project_sequence(x, dt)
+            projected = prepared.cell.project_sequence(layer.x, layer.dt)
         if tuple(projected) != programs.steps.projected:
             raise CompileError(
                 f"{cell.name}.project returned {list(projected)}, after "
@@ -120,6 +109,7 @@ def run_direction(
         sequences, projection = [tensor.to(dtype) for tensor in projected.values()], []
     constants = [projection, *programs.steps.parameters_of(prepared)]
     run = partial(_run_rows, programs, constants, reverse)
+    batch_sizes = layer.batch_sizes
     if batch_sizes is not None and programs.PACKED and checkpoint_steps is None:
         return run(Lengths(batch_sizes.tolist()), sequences, initial)
     dense = partial(_run_dense, run)

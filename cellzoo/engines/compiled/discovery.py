@@ -1,7 +1,5 @@
 """The discovery of what a cell's step reads, multiplies and returns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Functions of torch as their elementary operations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The groups of tensors that a cell's steps read and write."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

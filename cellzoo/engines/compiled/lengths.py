@@ -1,7 +1,5 @@
 """The rows of each sequence in a packed batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """The precision of products, under autocast or not."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

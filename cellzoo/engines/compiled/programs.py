@@ -5,8 +5,6 @@ sequence that still runs. Each state lies in one buffer (B + rows, width), the i
 first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

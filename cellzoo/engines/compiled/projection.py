@@ -1,7 +1,5 @@
 """A projection as one product with x, which the engine makes, and a rest in each step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ A late product, made inside an update, is p = v Uᵀ + e with e zero. The gradie
 gradient of e, and v is returned beside it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

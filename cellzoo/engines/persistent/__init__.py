@@ -8,8 +8,6 @@ Not measured, and not run on a GPU: none was available. The kernels were tested 
 interpreter (TRITON_INTERPRET=1), which runs them on the CPU, slowly.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +19,7 @@ from cellzoo.cells.base import GatedCell
 from cellzoo.engines import compiled
 from cellzoo.engines.compiled.cuda.traced import has_triton
 from cellzoo.engines.compiled.precision import autocast_to
-from cellzoo.engines.packing import States, run_directions
+from cellzoo.engines.packing import Layer, States, run_directions
 from cellzoo.engines.persistent.kernels import Kernels
 from cellzoo.engines.persistent.operations import padded
 
@@ -30,11 +28,9 @@ from cellzoo.engines.persistent.operations import padded
 ON_CHIP = 128 << 10
 
 
-def declines(
-    layer: Sequence[GatedCell], x: Tensor, batch_sizes: Tensor | None, dt: Tensor | None
-) -> str | None:
+def declines(layer: Layer) -> str | None:
     """Return the reason why no kernel can run this; None if none is known in advance."""
-    cell = layer[0]
+    cell = layer.cells[0]
     dtype, device = cell._like.dtype, cell._like.device.type
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device != "cuda" and not (interpreted and device == "cpu"):
@@ -51,19 +47,14 @@ def declines(
 
 
 def run(
-    layer: Sequence[GatedCell],
-    x: Tensor,
-    states: Sequence[States],
-    batch_sizes: Tensor | None = None,
-    dt: Tensor | None = None,
-    checkpoint_steps: int | None = None,
+    layer: Layer, states: Sequence[States], checkpoint_steps: int | None = None
 ) -> tuple[Tensor, list[States]]:
     """Run one layer over time; arguments and result as for `loop.run`.
 
     Raises:
         EngineError: a kernel does not support the update; the message names the operation.
     """
-    run = partial(compiled.run_direction, Kernels, x, batch_sizes, dt, checkpoint_steps)
+    run = partial(compiled.run_direction, Kernels, layer, checkpoint_steps)
     return run_directions(layer, states, run)
 
 

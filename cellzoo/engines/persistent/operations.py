@@ -5,8 +5,6 @@ the next power of two). The padding is masked wherever it would have an effect: 
 and stores.
 """
 
-from __future__ import annotations
-
 import keyword
 import math
 from collections.abc import Callable, Sequence

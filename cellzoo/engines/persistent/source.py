@@ -4,8 +4,6 @@ A program of the kernel owns a block of the batch. It loads the carried tensors 
 once, before its loop over time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ A new launcher is a class with the methods of `Launcher`, a class of its setting
 takes the next job, the plan may use the results so far.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

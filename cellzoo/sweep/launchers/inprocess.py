@@ -1,7 +1,5 @@
 """The launcher `inprocess`: one job after another in this process, for a debugger."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from cellzoo.config import schema

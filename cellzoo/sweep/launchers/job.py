@@ -4,8 +4,6 @@
 run on several devices by the same command.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -3,8 +3,6 @@
 The slots share one queue: a free slot takes the next job.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections import deque

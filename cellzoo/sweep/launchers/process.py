@@ -1,7 +1,5 @@
 """The command line and the environment of a job's process."""
 
-from __future__ import annotations
-
 import sys
 from os import PathLike
 

@@ -1,7 +1,5 @@
 """The launcher `ray`: jobs as tasks of a Ray cluster of one or more machines."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 All machines see one file system, with the sweep's directory at one path.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

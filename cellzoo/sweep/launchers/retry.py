@@ -5,8 +5,6 @@ exhausted, or another process held the run. The retry resumes from the last chec
 diverged or raised an exception is not retried.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections import Counter, deque

@@ -10,9 +10,11 @@
 
 Every job is a process, and a process group, of its own. The jobs end with the server, and the
 server ends with the sweep, however the sweep ends.
-"""
 
-from __future__ import annotations
+The `forkserver` context of multiprocessing starts and ends a job no faster (medians 0.26 s and
+0.24 s, both with exit hooks). A program has one such forkserver, which keeps the environment of its
+first use, thread counts included; and its jobs hold its pipe open, so they outlive a killed sweep.
+"""
 
 import atexit
 import contextlib
@@ -202,9 +204,9 @@ def _prepare(start: str, lines: _Lines) -> tuple[str, str]:
         return start, reason
     import torch
 
-    import cellzoo
+    from cellzoo.cells.registry import list_cells
 
-    cellzoo.list_cells()  # imports the plugins
+    list_cells()  # imports the plugins
     threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
     if threads > 1:
         return "spawn", f"importing left {threads} threads, which a fork would lose"

@@ -1,7 +1,5 @@
 """The slots for jobs on this machine: groups of GPUs, or shares of its processors."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ finds them there. A job that Slurm preempts, or that reaches its time limit, wri
 and is requeued; it then resumes.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import signal

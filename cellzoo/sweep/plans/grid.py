@@ -1,7 +1,5 @@
 """The plan `grid`: every combination of the comma-separated values."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

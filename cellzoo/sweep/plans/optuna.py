@@ -4,8 +4,6 @@ The studies are stored in the sweep's directory, in Optuna's own journal (`optun
 it).
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The plan `random`: values drawn from intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cellzoo.sweep.plans.search import SearchPlan

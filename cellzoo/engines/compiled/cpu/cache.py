@@ -5,8 +5,6 @@ torn file, and a race of two writers. `<identity>.link` holds the key of a cell'
 later process need not trace them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

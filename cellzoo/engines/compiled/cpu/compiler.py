@@ -4,8 +4,6 @@ A library is one step, in C++ by inductor with symbolic sizes, within the loop o
 `runtime.h`. A later process needs neither the compiler nor its imports.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

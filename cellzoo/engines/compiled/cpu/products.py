@@ -3,8 +3,6 @@
 Every library of steps contains this code. Until one is loaded, torch makes the products.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ loop makes the products with the states, before a forward step and after a backw
 `runtime.h`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

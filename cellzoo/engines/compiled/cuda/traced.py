@@ -1,7 +1,5 @@
 """A cell's step traced by itself, for engines with their own loop over time."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Mapping
 from functools import cache
