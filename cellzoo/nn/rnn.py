@@ -75,7 +75,8 @@ class RNN(nn.Module):
         >>> rnn
         RNN(lstm, 3, 4, num_layers=2, engine=native)
         >>> x = torch.randn(7, 5, 3)  # 7 time steps of a batch of 5
-        >>> output, (h, c) = rnn(x)
+        >>> with torch.no_grad():  # without gradients "auto" compiles nothing
+        ...     output, (h, c) = rnn(x)
         >>> output.shape, h.shape, c.shape
         (torch.Size([7, 5, 4]), torch.Size([2, 5, 4]), torch.Size([2, 5, 4]))
         >>> rnn.explain()
