@@ -162,12 +162,12 @@ class Steps(Discovery):
         def update(now: Any, shifts: Any, extras: Any) -> Any:
             cell = self._sized(now.states, extras)
             new, output, operands = self._update(cell, now, parameters, shifts)
-            return (output, *new), operands
+            return (*new, output), operands
 
         extras = [e.expand(batch, -1) if s else e for e, s in self.with_spread(parameters.extras)]
         results: Any = torch.func.vjp(update, saved, shifts, extras, has_aux=True)
         _, vjp, operands = results
-        of_saved, of_late, of_extras = vjp(tuple(gradients))
+        of_saved, of_late, of_extras = vjp((*gradients[1:], gradients[0]))
         of_old = self._through_products(of_saved, weights, states)
         sums = [total + part for total, part in zip(sums, of_extras, strict=True)]
         return Gradients(of_old, sums, of_saved.projected, [*of_saved.early, *of_late], operands)
