@@ -15,7 +15,6 @@ FLOORS = [
     ["testing", "sweep", "compare"], ["bench"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-LAZY = {("cellzoo.cli", "cellzoo")}  # for --version alone
 
 
 def imports_in(package: Path) -> dict[str, set[str]]:
@@ -35,7 +34,7 @@ def imports_in(package: Path) -> dict[str, set[str]]:
                 source = resolve_name("." * node.level + (node.module or ""), parent)
                 members = {f"{source}.{alias.name}" for alias in node.names}
                 targets |= {name if name in paths else source for name in members}
-        edges[module] = {name for name in targets & paths.keys() if (module, name) not in LAZY}
+        edges[module] = {name for name in targets & paths.keys()}
     return edges
 
 
