@@ -34,7 +34,7 @@ def imports_in(package: Path) -> dict[str, set[str]]:
                 source = resolve_name("." * node.level + (node.module or ""), parent)
                 members = {f"{source}.{alias.name}" for alias in node.names}
                 targets |= {name if name in paths else source for name in members}
-        edges[module] = {name for name in targets & paths.keys()}
+        edges[module] = targets & paths.keys()
     return edges
 
 
