@@ -1,5 +1,7 @@
 """Registries: names, deprecated names and discovery."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -217,3 +219,22 @@ def test_a_registered_cell_is_found_by_its_name():
     assert "registered_in_a_test, 3, 4" in repr(RNN(Mine, 3, 4))
     cells.forget(["registered_in_a_test"])
     assert "registered_in_a_test" not in list_cells()
+
+
+def test_a_definition_in_a_console_has_no_source(tmp_path):
+    code = """
+from cellzoo import GatedCell, register_cell
+from cellzoo.names.plugins import only_plugins, plugin_source
+
+@register_cell("of_a_console")
+class OfAConsole(GatedCell):
+    gates = ("n",)
+
+assert plugin_source(OfAConsole) is None
+with only_plugins({}):
+    pass
+print("fine")
+"""
+    command = [sys.executable, "-c", "import sys; exec(sys.stdin.read())"]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "fine\n", done.stderr

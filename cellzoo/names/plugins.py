@@ -123,9 +123,14 @@ def _absolute(plugin: str) -> str:
 
 
 def plugin_source(thing: object) -> Path | None:
-    """Return the source file of a plugin's class or function; None for cellzoo's own."""
+    """Return the source file of a plugin's class or function; None for cellzoo's own.
+
+    A definition in a console has no source file either.
+    """
     module = inspect.getmodule(thing)
     if module is None or module.__name__.split(".")[0] == "cellzoo":
+        return None
+    if not hasattr(module, "__file__"):  # a console's `__main__` has no file
         return None
     file = inspect.getsourcefile(module)
     return Path(file) if file else None
