@@ -70,7 +70,7 @@ def _call(layer: Layer, states: Sequence[States]) -> tuple[Tensor, list[States]]
     stacked = [torch.stack(parts) for parts in zip(*states, strict=True)]
     initial = stacked if len(stacked) > 1 else stacked[0]
     # One layer: RNN handles depth, and the dropout between layers. The flag is "train". Without
-    # dropout it only tells whether a backward pass may follow.
+    # dropout it means only that a backward pass may follow.
     options = (cells[0].bias, 1, 0.0, torch.is_grad_enabled(), len(cells) == 2)
     if batch_sizes is None:
         output, *final = function(x, initial, weights, *options, False)

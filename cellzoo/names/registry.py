@@ -206,7 +206,7 @@ def with_present_names(override: str) -> str:
 
 
 def _executed_again(old: Any, new: Any) -> bool:
-    """Whether a notebook or a console defines the same object again."""
+    """Return whether a notebook or a console defines the same object again."""
     places = [
         (getattr(thing, "__module__", None), getattr(thing, "__qualname__", None))
         for thing in (old, new)
