@@ -402,13 +402,15 @@ class RNN(nn.Module):
         if self.engine == "auto":
             names, x = engines.candidates(layer.cells[0]), layer.x
             context = (x.dtype, x.device, torch.is_autocast_enabled(x.device.type), self.training)
-            compiles = may_compile and self._should_compile()
-            untried = compiles and context not in self._compiled
+            tried = context in self._compiled
+            compiles = tried or (may_compile and self._should_compile())
+            # On CUDA, or where the cell rules it out, "auto" never compiles.
+            untried = not tried and compiles and "compiled" in engines.fastest(layer.cells[0])
             if untried and engines.compiled.declines(layer) is None:
                 self._compiled[context] = self._trial("compiled")
             if failure := self._compiled.get(context):
                 reasons.append(f"compiled declined: {failure}")
-            if "compiled" in names and (failure or not (compiles or context in self._compiled)):
+            if "compiled" in names and (failure or not compiles):
                 names.remove("compiled")
         engine, declined = engines.choose(names, layer, self.checkpoint_steps)
         return engine, reasons + declined
